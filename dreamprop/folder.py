@@ -1,0 +1,75 @@
+"""Where a run writes: `<exp_root_dir>/<name>/<tag>/`, and never anywhere else."""
+
+import re
+import time
+from pathlib import Path
+
+from dreamprop.config import InputError
+from dreamprop.files import make_folder
+
+LONGEST = 120
+"""Characters of a tag: file systems end at 255 bytes, and a time stamp and other scripts want room."""
+
+
+def component(value: str, key: str) -> str:
+    """Check that a name is one component of a path.
+
+    Args:
+        value: the name.
+        key: the config key it came from.
+
+    Raises:
+        InputError: it is empty, leads to another folder or is too long.
+    """
+    if not value or value in (".", "..") or value != value.strip() or re.search(r"[/\\\x00-\x1f]", value):
+        raise InputError(
+            f"{key} must be one folder name without separators, got {value!r}; use letters, digits and _"
+        )
+    if len(value.encode()) > 2 * LONGEST:
+        raise InputError(
+            f"{key} must have at most {2 * LONGEST} bytes, got {len(value.encode())}; shorten it"
+        )
+    return value
+
+
+def tag_of(prompt: str) -> str:
+    """The tag of a prompt, as threestudio makes it: spaces become underscores; other odd characters do too.
+
+    Raises:
+        InputError: the prompt has a path separator, so that no folder should be named after it.
+    """
+    if re.search(r"[/\\\x00-\x1f]", prompt):
+        raise InputError(
+            f"prompt {prompt!r} must not hold a path separator, because the output folder is named after it; "
+            "reword it or give tag=NAME"
+        )
+    tag = re.sub(r"[^\w\-.,+=@]", "_", prompt.strip())[:LONGEST].strip(".")
+    return component(tag, "tag (made from the prompt)")
+
+
+def choose(root: Path, name: str, tag: str) -> Path:
+    """The folder of a new run; a time stamp is added when the plain one is taken, so nothing is overwritten.
+
+    Args:
+        root: `exp_root_dir`.
+        name: `name`.
+        tag: `tag`, or the one made from the prompt; a time stamp that it carries already is replaced.
+    """
+    tag = re.sub(r"@\d{8}-\d{6}(-\d+)?$", "", component(tag, "tag"))
+    plain = root / component(name, "name") / tag
+    folder, count = plain, 0
+    while folder.exists():
+        count += 1
+        stamp = time.strftime("%Y%m%d-%H%M%S") + (f"-{count}" if count > 1 else "")
+        folder = plain.with_name(f"{tag}@{stamp}")
+    return folder
+
+
+def make(folder: Path) -> Path:
+    """Make the folder of a run.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    make_folder(folder)
+    return folder
