@@ -1,0 +1,11 @@
+"""dreamprop: text-to-3D by score distillation, solved in parallel over its steps (arXiv:2311.17082)."""
+
+from dreamprop import optim
+from dreamprop.process import Group, Process
+from dreamprop.sequential import solve_sequential
+from dreamprop.solution import Round, Solution, Stats
+from dreamprop.state import Drift, State
+
+__version__ = "0.1.0"
+
+__all__ = ["Drift", "Group", "Process", "Round", "Solution", "State", "Stats", "optim", "solve_sequential"]

@@ -1,0 +1,141 @@
+"""What the optimisers share: schedules, parameter groups, and the check that names agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from dreamprop.process import Group
+from dreamprop.state import check_names
+
+Schedule = float | Sequence[float] | Callable[[int], float]
+Tensors = dict[str, Tensor]
+
+
+def schedule(value: Schedule) -> Callable[[int], float]:
+    """A number as a function of the step.
+
+    Args:
+        value: a constant; a function of the step; or, as in threestudio, ``[start_step, start_value, end_value,
+            end_step]``, linear in between and constant outside; ``[start_value, end_value, end_step]`` starts at 0.
+
+    Returns:
+        A function from the step to the value.
+
+    Raises:
+        ValueError: the value is none of these.
+    """
+    if callable(value):
+        return value
+    if isinstance(value, Real):
+        constant = float(value)
+        return lambda step: constant
+    rule = "a schedule must be a number, a function or [start_step, start_value, end_value, end_step]"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"{rule}, got {value!r}; write a number to hold it constant")
+    numbers = list(value)
+    if len(numbers) not in (3, 4) or not all(isinstance(n, Real) and math.isfinite(n) for n in numbers):
+        raise ValueError(f"{rule}, got {numbers!r}; write a number to hold it constant")
+    start_step, start, end, end_step = (float(n) for n in ([0, *numbers] if len(numbers) == 3 else numbers))
+    if end_step <= start_step:
+        raise ValueError(f"end_step must be > start_step, got {numbers!r}; write a number for a constant")
+    return lambda step: (
+        start + (end - start) * max(min((step - start_step) / (end_step - start_step), 1.0), 0.0)
+    )
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that share a learning rate and other options."""
+
+    names: tuple[str, ...]
+    """Names of parameters."""
+    lr: Schedule
+    """Learning rate by step."""
+    options: Mapping[str, Schedule] = field(default_factory=dict)
+    """What overrides the optimiser's own values for this group: ``weight_decay``, ``eps``, ``beta1``, ..."""
+    name: str = ""
+    """What reports call the group; empty: the parameter's name if it is alone, else the position."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.names, str):
+            raise ValueError(f"names must be a tuple of names, got {self.names!r}; write ({self.names!r},)")
+        object.__setattr__(self, "names", tuple(self.names))
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """A pure optimiser: new tensors from old ones, nothing in place."""
+
+    def init(self, params: Tensors) -> Tensors:
+        """Moments before the first update, by ``<parameter>/<moment>``."""
+        ...
+
+    def update(self, params: Tensors, moments: Tensors, grads: Tensors, step: int) -> tuple[Tensors, Tensors]:
+        """Parameters and moments after one update with these gradients."""
+        ...
+
+    def predict(self, params: Tensors, moments: Tensors, step: int) -> tuple[Tensors, Tensors]:
+        """Parameters and moments after one update along the momentum, without a gradient."""
+        ...
+
+    def groups(self, step: int) -> Mapping[str, Group]:
+        """The error groups of the update at this step."""
+        ...
+
+
+class Grouped:
+    """Parameter groups and their options by step."""
+
+    moments: tuple[str, ...] = ()
+    """What is remembered for each parameter."""
+
+    def __init__(self, groups: Sequence[ParamGroup], **options: Schedule) -> None:
+        groups = [groups] if isinstance(groups, ParamGroup) else list(groups)
+        self._groups: dict[str, tuple[tuple[str, ...], Callable[[int], dict[str, float]]]] = {}
+        seen: set[str] = set()
+        for position, group in enumerate(groups):
+            unknown = sorted(set(group.options) - set(options))
+            if unknown:
+                known = ", ".join(sorted(options))
+                raise ValueError(f"option must be one of {known}, got {unknown[0]!r}; drop it from the group")
+            twice = sorted(seen.intersection(group.names)) or [
+                n for n in group.names if group.names.count(n) > 1
+            ]
+            if twice:
+                raise ValueError(f"a parameter must be in one group, got {twice[0]!r} twice; drop one")
+            seen.update(group.names)
+            label = group.name or (group.names[0] if len(group.names) == 1 else str(position))
+            if label in self._groups:
+                raise ValueError(f"names of groups must differ, got {label!r} twice; rename one")
+            functions = {key: schedule(group.options.get(key, value)) for key, value in options.items()}
+            functions["lr"] = schedule(group.lr)
+            self._groups[label] = (group.names, _at(functions))
+        self._names = dict.fromkeys(seen)
+
+    def init(self, params: Tensors) -> Tensors:
+        """Moments before the first update: zeros."""
+        check_names("the optimiser's groups", self._names, params)
+        return {f"{name}/{m}": p.new_zeros(p.shape) for name, p in params.items() for m in self.moments}
+
+    def groups(self, step: int) -> Mapping[str, Group]:
+        """Each parameter group with its learning rate at this step."""
+        return {label: Group(names, at(step)["lr"]) for label, (names, at) in self._groups.items()}
+
+    def _check(self, params: Tensors, moments: Tensors, grads: Tensors | None = None) -> None:
+        check_names("the optimiser's groups", self._names, params)
+        for m in self.moments:
+            for name in params:
+                if f"{name}/{m}" not in moments:
+                    raise ValueError(f"moments must hold {name}/{m}; take them from init(params)")
+        if grads is not None:
+            check_names("grads", grads, params)
+
+
+def _at(functions: Mapping[str, Callable[[int], float]]) -> Callable[[int], dict[str, float]]:
+    return lambda step: {key: float(function(step)) for key, function in functions.items()}

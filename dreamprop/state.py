@@ -1,0 +1,82 @@
+"""The two values that travel through the loop: a state of the chain and the drift evaluated at it.
+
+Both are frozen dataclasses of named tensors. Nothing that holds one may write into its tensors: a later
+part of the same round may still need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Everything the chain ``z[t+1] = update(z[t], drift(z[t]))`` carries from one step to the next.
+
+    A drift is a pure function of (params, buffers, step); only an update reads the moments.
+    """
+
+    params: dict[str, Tensor]
+    """What the optimiser moves, by name."""
+    moments: dict[str, Tensor]
+    """What the optimiser remembers, by ``<parameter>/<moment>``."""
+    buffers: dict[str, Tensor]
+    """What else the next step reads: an occupancy grid, running statistics, counters."""
+    step: int
+    """The step this state enters; 0 at the start."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """What one expensive evaluation yields: gradients, and what else the update needs."""
+
+    grads: dict[str, Tensor]
+    """Gradients, by parameter name."""
+    aux: dict[str, Tensor] = field(default_factory=dict)
+    """What else the update needs: new buffers, statistics, values to log."""
+
+
+def clone(state: State) -> State:
+    """A state that shares no memory with this one."""
+    parts = (state.params, state.moments, state.buffers)
+    params, moments, buffers = ({name: t.detach().clone() for name, t in part.items()} for part in parts)
+    return State(params, moments, buffers, state.step)
+
+
+def to(state: State, device: torch.device | str) -> State:
+    """The same state on another device; tensors that are there already are shared."""
+    parts = (state.params, state.moments, state.buffers)
+    params, moments, buffers = ({name: t.to(device) for name, t in part.items()} for part in parts)
+    return State(params, moments, buffers, state.step)
+
+
+def equal(a: State, b: State) -> bool:
+    """Whether two states are the same: step, names, shapes, types and every value (``torch.equal``)."""
+    parts = ((a.params, b.params), (a.moments, b.moments), (a.buffers, b.buffers))
+    return a.step == b.step and all(
+        x.keys() == y.keys() and all(x[n].dtype == y[n].dtype and torch.equal(x[n], y[n]) for n in x)
+        for x, y in parts
+    )
+
+
+def check_names(what: str, got: Collection[str], expected: Collection[str]) -> None:
+    """Parameters travel by name: a missing or an extra one is an error, never a shorter zip.
+
+    Raises:
+        ValueError: naming the first few that are missing or extra.
+    """
+    if isinstance(got, Mapping) and isinstance(expected, Mapping) and got.keys() == expected.keys():
+        return
+    missing, extra = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
+    if missing:
+        raise ValueError(
+            f"{what} must name every tensor, missing {', '.join(missing[:5])}; add {len(missing)} name(s)"
+        )
+    if extra:
+        raise ValueError(
+            f"{what} must name no other tensor, got {', '.join(extra[:5])}; drop {len(extra)} name(s)"
+        )
