@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 from dreamprop.config import InputError
-from dreamprop.files import make_folder
 
 LONGEST = 120
 """Characters of a tag: file systems end at 255 bytes, and a time stamp and other scripts want room."""
@@ -62,14 +61,4 @@ def choose(root: Path, name: str, tag: str) -> Path:
         count += 1
         stamp = time.strftime("%Y%m%d-%H%M%S") + (f"-{count}" if count > 1 else "")
         folder = plain.with_name(f"{tag}@{stamp}")
-    return folder
-
-
-def make(folder: Path) -> Path:
-    """Make the folder of a run.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    make_folder(folder)
     return folder

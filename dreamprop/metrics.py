@@ -1,9 +1,7 @@
-"""How near two results are, and whether a result is what was asked for.
+"""How near two results are.
 
 Legend: N views, H x W pixels, RGB in [0, 1].
 """
-
-from collections.abc import Sequence
 
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -36,13 +34,3 @@ def ssim(views: Tensor, reference: Tensor) -> float:
     value = structural_similarity_index_measure(views.float(), reference.float(), data_range=1.0)
     assert isinstance(value, Tensor)
     return float(value)
-
-
-def r_precision(labels: Sequence[tuple[str, str]], wanted: tuple[str, str]) -> float:
-    """The fraction of views that a judge names as the prompt does (arXiv:2209.14988, section 4, over views).
-
-    Args:
-        labels: (shape, colour) of each view, by the judge.
-        wanted: (shape, colour) of the prompt.
-    """
-    return sum(tuple(label) == tuple(wanted) for label in labels) / len(labels)

@@ -1,0 +1,146 @@
+"""The command line: `python launch.py` and `dreamprop`.
+
+Exit status: 0 done; 2 what the user gave is wrong (one line on standard error); 130 and 143 interrupted by
+Ctrl-C or SIGTERM, with the run saved; 1 anything else.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from dreamprop.config import InputError, nearest
+
+FLAGS = (
+    "--config", "--train", "--compare", "--export", "--baseline", "--resume", "--device", "--gpu",
+    "--verbose", "--version", "--help",
+)  # fmt: skip
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its complaints as one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse what was given."""
+        raise InputError(f"{message}; see python launch.py --help")
+
+
+def parser() -> Parser:
+    """The arguments."""
+    made = Parser(
+        prog="launch.py",
+        description="Text-to-3D by score distillation, solved in parallel over its optimiser steps.",
+        epilog="example: python launch.py --config configs/dreamfusion.yaml --train "
+        'system.prompt_processor.prompt="a red torus"',
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "--config", metavar="FILE", type=Path, help="a YAML file; configs/dreamfusion.yaml to begin with"
+    )
+    verb = made.add_mutually_exclusive_group()
+    verb.add_argument("--train", action="store_true", help="make the object; writes outputs/<name>/<tag>/")
+    verb.add_argument("--compare", action="store_true", help="sequential and accelerated, with report.html")
+    verb.add_argument("--export", action="store_true", help="write the mesh of the run given by --resume")
+    made.add_argument("--baseline", action="store_true", help="with --train: step by step")
+    made.add_argument(
+        "--resume", metavar="DIR", type=Path, help="the folder of a run, or one of its checkpoints"
+    )
+    made.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1; the same as device=NAME")
+    made.add_argument("--gpu", metavar="N", type=int, help="the same as --device cuda:N")
+    made.add_argument("--verbose", action="store_true", help="warnings and tracebacks too")
+    made.add_argument("--version", action="store_true", help="print the version")
+    made.add_argument("overrides", nargs="*", metavar="key.key=value", help="values over those of the config")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        The exit status.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbose = "--verbose" in arguments
+    try:
+        return run(arguments)
+    except InputError as error:
+        if verbose:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted before the first step; nothing was lost", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse the arguments and do what they ask for.
+
+    Raises:
+        InputError: they are wrong.
+    """
+    given, unknown = parser().parse_known_args(arguments)
+    for flag in unknown:
+        if flag.startswith("-"):
+            raise InputError(f"unknown flag {flag}; {nearest(flag.partition('=')[0], FLAGS)}")
+        given.overrides.append(flag)
+    if given.version:
+        import dreamprop
+
+        print(f"dreamprop {dreamprop.__version__}")
+        return 0
+    if not given.config:
+        raise InputError("--config must name a YAML file, got none; use --config configs/dreamfusion.yaml")
+    if not (given.train or given.compare or given.export):
+        raise InputError("one of --train, --compare and --export must be given, got none; use --train")
+    if given.export and not given.resume:
+        raise InputError("--export must know the run, got none; add --resume outputs/<name>/<tag>")
+    if given.compare and given.resume:
+        raise InputError("--compare starts afresh, got --resume; drop it")
+    if given.baseline and not given.train:
+        raise InputError("--baseline belongs to --train; --compare runs the baseline anyway")
+    if given.gpu is not None and given.device:
+        raise InputError("--gpu and --device must not both be given; drop one")
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size != "1":
+        raise InputError(f"WORLD_SIZE must be 1, the only one available, got {size}; run without torchrun")
+    overrides = list(given.overrides)
+    if given.gpu is not None:
+        overrides.append(f"device=cuda:{given.gpu}")
+    if given.device:
+        overrides.append(f"device={given.device}")
+    if not given.verbose:
+        _hush()
+    # torch and diffusers take seconds to import: not before the arguments make sense.
+    from dreamprop import build
+
+    experiment = build.load(given.config, overrides)
+    build.use_all_cores()
+    if given.compare:
+        from dreamprop.compare import compare
+
+        return compare(experiment)
+    if given.export:
+        from dreamprop.export import export
+
+        return export(experiment, given.resume)
+    from dreamprop.run import train
+
+    return train(experiment, sequential=given.baseline, go_on=given.resume)
+
+
+def _hush() -> None:
+    """Keep the libraries' chatter away from the bar."""
+    warnings.simplefilter("ignore")
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")

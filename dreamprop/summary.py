@@ -1,0 +1,49 @@
+"""`summary.json`: the numbers of a run, and what it depends on."""
+
+import platform
+import time
+from importlib import metadata
+from typing import Any
+
+import torch
+
+import dreamprop as dp
+from dreamprop.build import Experiment, device_of
+from dreamprop.evolve import evaluator_name
+from dreamprop.roundlog import RoundLog
+from dreamprop.state import State
+
+
+def summarize(experiment: Experiment, state: State, log: RoundLog, *, sequential: bool) -> dict[str, Any]:
+    """The numbers of a run, as `summary.json` holds them."""
+    config = experiment.config
+    steps, rounds, seconds = state.step, len(log.rows), log.wall_seconds
+    device = device_of(config.device)
+    return {
+        "prompt": experiment.prompt,
+        "method": experiment.method.name,
+        "steps": steps,
+        "rounds": rounds,
+        "drifts": log.drifts,
+        "speedup_rounds": steps / rounds if rounds else 1.0,
+        "wall_seconds": seconds,
+        "seconds_per_step": seconds / steps,
+        "window": 1 if sequential else config.parallel.window,
+        "tolerance": config.parallel.tolerance,
+        "evaluator": "serial" if sequential else evaluator_name(experiment),
+        "world_size": 1,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "dtype": str(next(iter(state.params.values())).dtype).removeprefix("torch."),
+        "seed": config.seed,
+        "versions": versions(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("torch", "diffusers", "transformers", "nerfacc", "numpy")
+    return {"dreamprop": dp.__version__, "python": platform.python_version()} | {
+        package: metadata.version(package) for package in packages
+    }
