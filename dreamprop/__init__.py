@@ -1,6 +1,7 @@
 """dreamprop: text-to-3D by score distillation, solved in parallel over its steps (arXiv:2311.17082)."""
 
-from dreamprop import optim
+from dreamprop import evaluate, optim
+from dreamprop.picard import solve
 from dreamprop.process import Group, Process
 from dreamprop.sequential import solve_sequential
 from dreamprop.solution import Round, Solution, Stats
@@ -8,4 +9,16 @@ from dreamprop.state import Drift, State
 
 __version__ = "0.1.0"
 
-__all__ = ["Drift", "Group", "Process", "Round", "Solution", "State", "Stats", "optim", "solve_sequential"]
+__all__ = [
+    "Drift",
+    "Group",
+    "Process",
+    "Round",
+    "Solution",
+    "State",
+    "Stats",
+    "evaluate",
+    "optim",
+    "solve",
+    "solve_sequential",
+]

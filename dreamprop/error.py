@@ -1,17 +1,256 @@
-"""How far the rolled-out states are from the guesses that their drifts were evaluated at."""
+"""How far the rolled-out states are from the guesses that their drifts were evaluated at.
+
+A slot is one step of the window; slot 0 is the accepted state, whose error is 0. Shapes: W slots of a window,
+N named tensors. All norms of a round are taken on the device and read back together, once.
+"""
 
 from __future__ import annotations
 
-import torch
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Protocol
 
-from dreamprop.state import Drift
+import torch
+from torch import Tensor
+
+from dreamprop.blocks import blocks
+from dreamprop.process import Group
+from dreamprop.state import Drift, State, check_names
+
+TINY = math.ulp(0.0)
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+AGGREGATES: dict[str, Callable[[list[float]], float]] = {
+    "median": median,
+    "mean": fmean,
+    "middle": lambda errors: errors[len(errors) // 2],  # what the published code takes for the median
+}
+
+
+@dataclass
+class Norms:
+    """What was read back from the device for one slot."""
+
+    error: dict[str, float] | None
+    """Sum of squares of (rolled out - guess), by name; ``None`` where there is no guess to compare with."""
+    moved: dict[str, float]
+    """Sum of squares of what the update into this slot moved, by name."""
+    count: dict[str, int]
+    """Elements, by name."""
+    differs: bool
+    """Whether any bit of parameters or buffers differs from the guess; looked at for a tolerance of 0."""
+
+
+class Rule(Protocol):
+    """Turns norms into errors and says how large an error may be."""
+
+    tail: bool
+    """Whether the rule looks at the slot behind the window too."""
+    exact: bool
+    """Whether guesses must match bit for bit."""
+    limit: float
+    """Largest error that is accepted."""
+
+    def __call__(self, norms: Norms, groups: Mapping[str, Group]) -> float:
+        """Error of one slot."""
+        ...
+
+    def settle(self, errors: list[float]) -> None:
+        """Learn from the errors of a round: those of the slots behind the accepted state, and the tail's."""
+        ...
+
+
+class Step:
+    """Root mean square by group, in units of the group's nominal step; the worst group counts.
+
+    ``max_g  sqrt(mean_{x in g} (rolled - guess)^2) / step_g``
+
+    With a tolerance of 0 the guess must equal the rolled-out state bit for bit, buffers included. With any
+    other, buffers count where a group names them.
+    """
+
+    tail = False
+
+    def __init__(self, tolerance: float) -> None:
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance must be >= 0, got {tolerance}; use 0 to accept only exact guesses")
+        self.limit, self.exact = tolerance, tolerance == 0
+
+    def __call__(self, norms: Norms, groups: Mapping[str, Group]) -> float:
+        worst = TINY if norms.differs else 0.0
+        for group in groups.values():
+            square = sum(norms.error[name] for name in group.names) if norms.error else 0.0
+            if square == 0:
+                continue
+            if group.step is None:
+                unit = math.sqrt(sum(norms.moved[name] for name in group.names))
+                error = math.sqrt(square) / unit if unit else math.inf
+            else:
+                unit = group.step * math.sqrt(sum(norms.count[name] for name in group.names))
+                error = math.sqrt(square) / unit if unit else math.inf
+            worst = max(worst, math.inf if math.isnan(error) else error)
+        return worst
+
+    def settle(self, errors: list[float]) -> None:
+        """Nothing to learn: the tolerance stays."""
+
+
+class Paper:
+    """Mean square over all parameters, times 1e6, against a moving threshold, arXiv:2311.17082, alg. 1.
+
+    ``threshold <- decay threshold + (1 - decay) aggregate(errors)`` after every round.
+    """
+
+    tail, exact = True, False
+
+    def __init__(self, threshold: float = 30.0, decay: float = 0.9, aggregate: str = "median") -> None:
+        if not threshold >= 0:
+            raise ValueError(f"threshold must be >= 0, got {threshold}; 5 to 50 is usual")
+        if not 0 <= decay <= 1:
+            raise ValueError(
+                f"decay must lie in [0, 1], got {decay}; use 1 to keep the threshold where it is"
+            )
+        if aggregate not in AGGREGATES:
+            raise ValueError(
+                f"aggregate must be one of {', '.join(AGGREGATES)}, got {aggregate!r}; use median"
+            )
+        self.limit, self.decay, self.aggregate = float(threshold), float(decay), AGGREGATES[aggregate]
+
+    def __call__(self, norms: Norms, groups: Mapping[str, Group]) -> float:
+        count = sum(norms.count.values())
+        error = 1e6 * sum(norms.error.values()) / count if norms.error and count else 0.0
+        return math.inf if math.isnan(error) else error
+
+    def settle(self, errors: list[float]) -> None:
+        """Move the threshold; an error that is not finite would lift it for good, and is left out."""
+        errors = [error for error in errors if math.isfinite(error)]
+        if errors:
+            self.limit = self.decay * self.limit + (1 - self.decay) * self.aggregate(errors)
+
+
+ERROR_RULES: dict[str, Callable[..., Rule]] = {"step": Step, "paper": Paper}
+
+
+def measure(
+    guesses: Sequence[State],
+    rolled: Sequence[State],
+    drifts: Sequence[Drift],
+    groups: Sequence[Mapping[str, Group]],
+    exact: bool = False,
+) -> tuple[list[Norms], list[str | None]]:
+    """Norms of a round, read back from the device once.
+
+    Args:
+        guesses: [W] or [W + 1] the base and the guesses; with W + 1 the state behind the window counts too.
+        rolled: [W] rolled-out states; the i-th is held against the (i+1)-th guess.
+        drifts: [W] drifts evaluated at the first W guesses.
+        groups: [W] error groups of the updates.
+        exact: compare bits too, buffers included.
+
+    Returns:
+        norms: [W] of slots 1..W.
+        bad: [W] for each drift the first parameter whose gradient is not finite, else ``None``.
+    """
+    reading = _Reading()
+    norms: list[Norms] = []
+    for i, state in enumerate(rolled):
+        reading.largest(("grad", i), drifts[i].grads)
+        if i + 1 >= len(guesses):
+            norms.append(Norms(None, {}, {}, False))
+            continue
+        guess, before = guesses[i + 1], rolled[i - 1] if i else guesses[0]
+        _check_shapes(state, guess)
+        named = dict(state.params)
+        named.update({n: state.buffers[n] for g in groups[i].values() for n in g.names if n not in named})
+        reading.difference(("error", i), named, {**guess.buffers, **guess.params})
+        measured = [n for group in groups[i].values() if group.step is None for n in group.names]
+        old = {**before.buffers, **before.params}
+        reading.difference(("moved", i), {name: named[name] for name in measured}, old)
+        if exact:
+            reading.bits(
+                ("bits", i),
+                [*state.params.values(), *(state.buffers[n] for n in state.buffers)],
+                [*(guess.params[n] for n in state.params), *(guess.buffers[n] for n in state.buffers)],
+            )
+        count = {name: tensor.numel() for name, tensor in named.items()}
+        norms.append(Norms(dict.fromkeys(named, 0.0), dict.fromkeys(measured, 0.0), count, False))
+    bad: list[str | None] = [None] * len(rolled)
+    for (kind, i), name, value in reading.read():
+        if kind == "grad":
+            bad[i] = name if bad[i] is None and not math.isfinite(value) else bad[i]
+        elif kind == "bits":
+            norms[i].differs |= value != 0
+        else:
+            sums = norms[i].moved if kind == "moved" else norms[i].error
+            assert sums is not None
+            sums[name] += value * value
+    return norms, bad
 
 
 def nonfinite(drift: Drift) -> str | None:
     """The first parameter whose gradient holds a NaN or an Inf; waits for the device once."""
-    named = [(name, g) for name, g in drift.grads.items() if g.numel()]
-    if not named:
-        return None
-    largest = torch._foreach_norm([g for _, g in named], ord=float("inf"))
-    finite = torch.stack([t.to(largest[0].device, torch.float32) for t in largest]).isfinite().tolist()
-    return next((name for (name, _), ok in zip(named, finite, strict=True) if not ok), None)
+    reading = _Reading()
+    reading.largest(("grad", 0), drift.grads)
+    return next((name for _, name, value in reading.read() if not math.isfinite(value)), None)
+
+
+class _Reading:
+    """Numbers that are on the device still."""
+
+    def __init__(self) -> None:
+        self._labels: dict[torch.dtype, list[tuple[tuple[str, int], str]]] = {}
+        self._values: dict[torch.dtype, list[Tensor]] = {}
+
+    def _add(self, kind: tuple[str, int], names: Sequence[str], values: Sequence[Tensor]) -> None:
+        for name, value in zip(names, values, strict=True):
+            self._labels.setdefault(value.dtype, []).append((kind, name))
+            self._values.setdefault(value.dtype, []).append(value)
+
+    def largest(self, kind: tuple[str, int], tensors: Mapping[str, Tensor]) -> None:
+        """Largest magnitude of each tensor; NaN and Inf show in it."""
+        named = {name: t.detach() for name, t in tensors.items() if t.numel()}
+        if named:
+            self._add(kind, list(named), torch._foreach_norm(list(named.values()), ord=math.inf))
+
+    def difference(self, kind: tuple[str, int], a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+        """Norms of a - b, of the tensors of a."""
+        names = [name for name, t in a.items() if t.numel() and (t.is_floating_point() or t.is_complex())]
+        for dtype in {a[name].dtype for name in names}:
+            some = [name for name in names if a[name].dtype == dtype]
+            wide = (
+                torch.float32 if dtype.itemsize < 4 else None
+            )  # a sum of squares overflows in half precision
+            for owners, (x, y) in blocks([a[n].detach() for n in some], [b[n].detach() for n in some]):
+                values = torch._foreach_norm(torch._foreach_sub(x, y), ord=2, dtype=wide)
+                self._add(kind, [some[k] for k in owners], values)
+
+    def bits(self, kind: tuple[str, int], a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
+        """Whether any bit differs, or a value is not a number, for which equality says nothing."""
+        for x, y in zip(a, b, strict=True):
+            x, y = (torch.view_as_real(t) if t.is_complex() else t for t in (x.detach(), y.detach()))
+            as_bits = BITS[x.element_size()]
+            self._add(kind, [""], [((x.view(as_bits) != y.view(as_bits)) | (x != x)).any()])
+
+    def read(self) -> list[tuple[tuple[str, int], str, float]]:
+        """Everything, in the order of the device's types; waits for the device once."""
+        if not self._values:
+            return []
+        device = next(iter(self._values.values()))[0].device
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        parts = [torch.stack([v.to(device) for v in values]).to(wide) for values in self._values.values()]
+        labels = [label for some in self._labels.values() for label in some]
+        return [(*label, value) for label, value in zip(labels, torch.cat(parts).tolist(), strict=True)]
+
+
+def _check_shapes(state: State, guess: State) -> None:
+    for kind in ("params", "buffers"):
+        new: dict[str, Tensor] = getattr(state, kind)
+        old: dict[str, Tensor] = getattr(guess, kind)
+        check_names(f"{kind} entering step {state.step}", new, old)
+        for name, tensor in new.items():
+            if tensor.shape != old[name].shape:
+                raise ValueError(
+                    f"shape of {name} must not change at step {state.step}, no boundary, "
+                    f"got {tuple(old[name].shape)} then {tuple(tensor.shape)}; add {state.step} to boundaries"
+                )

@@ -21,8 +21,8 @@ def schedule(value: Schedule) -> Callable[[int], float]:
     """A number as a function of the step.
 
     Args:
-        value: a constant; a function of the step; or, as in threestudio, ``[start_step, start_value, end_value,
-            end_step]``, linear in between and constant outside; ``[start_value, end_value, end_step]`` starts at 0.
+        value: a constant; a function of the step; or ``[start_step, start_value, end_value, end_step]`` as in
+            threestudio, linear in between and constant outside; without ``start_step`` it starts at 0.
 
     Returns:
         A function from the step to the value.

@@ -1,0 +1,30 @@
+"""Apply updates in order with drifts that were evaluated all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dreamprop.process import Process
+from dreamprop.state import Drift, State
+
+
+def rollout(process: Process, base: State, drifts: Sequence[Drift]) -> list[State]:
+    """``z[b+i+1] = update(z[b+i], drift_i)`` from the accepted state on, arXiv:2311.17082, algorithm 1.
+
+    Args:
+        process: the chain.
+        base: the accepted state, entering step b.
+        drifts: [W] of steps b, b+1, ...
+
+    Returns:
+        [W] states entering steps b+1, b+2, ...; their moments follow from the accepted ones.
+    """
+    states = []
+    state = base
+    for drift in drifts:
+        step = state.step
+        state = process.update(state, drift)
+        if state.step != step + 1:
+            raise ValueError(f"update must return step {step + 1}, got {state.step}; add one to the step")
+        states.append(state)
+    return states
