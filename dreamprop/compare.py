@@ -64,7 +64,7 @@ def compare(experiment: Experiment) -> int:
                 with RoundLog(where) as log:
                     state = evolve(chain, experiment, log, sequential=sequential, state=first, guard=guard)
                 states[key], logs[key] = state, log
-                told[key] = summarize(experiment, state, log, sequential=sequential)
+                told[key] = summarize(chain, experiment, state, log, sequential=sequential)
                 told[key]["seed"] = seed + 1 if key == "other_noise" else seed
                 told[key]["judge"] = present(chain, state, experiment, where)
                 files.write_json(where / "summary.json", told[key])
@@ -82,7 +82,7 @@ def warm_up(process: Any, experiment: Experiment, first: State) -> None:
     steps = experiment.config.trainer.max_steps
     dp.solve_sequential(process, first.step + 1, state=first)
     window = min(experiment.config.parallel.window, steps)
-    dp.solve(process, first.step + window, state=first, **solve_options(experiment))
+    dp.solve(process, first.step + window, state=first, **solve_options(process, experiment))
 
 
 def write_report(

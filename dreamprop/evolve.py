@@ -54,23 +54,25 @@ def evolve(
         if sequential:
             solution = dp.solve_sequential(process, steps, state=state, callback=after)
         else:
-            solution = dp.solve(process, steps, state=state, callback=after, **solve_options(experiment))
+            solution = dp.solve(
+                process, steps, state=state, callback=after, **solve_options(process, experiment)
+            )
     return solution.state
 
 
-def evaluator_name(experiment: Experiment) -> str:
-    """The evaluator that a run uses: the one asked for, or the one that `parallel.evaluator: null` comes to."""
+def evaluator_name(process: Any, experiment: Experiment) -> str:
+    """The evaluator that a run uses: the one asked for, or what `parallel.evaluator: null` comes to."""
     parallel = experiment.config.parallel
     if parallel.evaluator:
         return str(parallel.evaluator)
     exact = parallel.window == 1 or (parallel.error_rule == "step" and parallel.tolerance == 0)
-    return "serial" if exact else "batched"
+    return "batched" if hasattr(process, "drift_window") and not exact else "serial"
 
 
-def solve_options(experiment: Experiment) -> dict[str, Any]:
+def solve_options(process: Any, experiment: Experiment) -> dict[str, Any]:
     """The block `parallel` as keyword arguments of `dreamprop.solve`."""
     parallel = experiment.config.parallel
-    batched = evaluator_name(experiment) == "batched"
+    batched = evaluator_name(process, experiment) == "batched"
     return {
         "window": parallel.window,
         "tolerance": parallel.tolerance,

@@ -37,6 +37,10 @@ def tag_of(prompt: str) -> str:
     Raises:
         InputError: the prompt has a path separator, so that no folder should be named after it.
     """
+    if not prompt.strip():
+        raise InputError(
+            'prompt must not be empty, got nothing; give system.prompt_processor.prompt="a red torus"'
+        )
     if re.search(r"[/\\\x00-\x1f]", prompt):
         raise InputError(
             f"prompt {prompt!r} must not hold a path separator, because the output folder is named after it; "

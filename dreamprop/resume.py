@@ -58,8 +58,8 @@ def load(experiment: Experiment, resume: Path) -> tuple[Path, State]:
     Raises:
         InputError: there is none, it is damaged, it is of another process, or lies beyond the last step.
     """
+    path = newest(resume) if resume.is_dir() else resume
     try:
-        path = checkpoint.latest(_checkpoints(resume)) if resume.is_dir() else resume
         state, meta = checkpoint.load(path)
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
@@ -81,8 +81,19 @@ def load(experiment: Experiment, resume: Path) -> tuple[Path, State]:
     return place, state
 
 
-def _checkpoints(resume: Path) -> Path:
-    return resume / "checkpoints" if (resume / "checkpoints").is_dir() else resume
+def newest(resume: Path) -> Path:
+    """The newest checkpoint of a run.
+
+    Args:
+        resume: the folder of the run or its `checkpoints`.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return checkpoint.latest(resume / "checkpoints" if (resume / "checkpoints").is_dir() else resume)
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
 
 
 def _first_difference(key: str, ours: Any, theirs: Any) -> tuple[str, Any, Any]:

@@ -1,6 +1,7 @@
 """One run in its folder: solved, watched, saved, and shown."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from omegaconf import OmegaConf
 
 from dreamprop import files, folder, mesh, pictures, resume
 from dreamprop.build import Experiment, device_of, make_process, retag
+from dreamprop.config import InputError
 from dreamprop.evolve import evolve
 from dreamprop.export import write_mesh
 from dreamprop.interrupt import Guard, Interrupted
@@ -85,17 +87,24 @@ def train(experiment: Experiment, *, sequential: bool = False, go_on: Path | Non
             )
             with guard.hold():
                 watch.save()
-            summary = summarize(experiment, watch.state, log, sequential=sequential)
+            summary = summarize(process, experiment, watch.state, log, sequential=sequential)
             summary["judge"] = present(process, watch.state, experiment, place)
             summary["mesh"] = _write_mesh(process, watch.state, experiment, place)
             files.write_json(place / "summary.json", summary)
             (place / "preview.png").unlink(missing_ok=True)
-    except (Interrupted, NonFiniteDrift) as stop:
+    except InputError as error:
+        raise InputError(f"{error}; {_kept(watch, sequential)}") from error
+    except BaseException as stop:
+        # Whatever ended the run, what it had accepted is worth keeping.
         watch.save()
         step, steps = watch.state.step, experiment.config.trainer.max_steps
         command = resume.command(place, sequential)
         print(f"{stop}\nsaved step {step} of {steps}; go on with:\n  {command}", file=sys.stderr)
-        return stop.status if isinstance(stop, Interrupted) else 1
+        if isinstance(stop, Interrupted):
+            return stop.status
+        if isinstance(stop, NonFiniteDrift):
+            return 1
+        raise
     print(f"{summary['steps']} steps in {summary['rounds']} rounds and {summary['wall_seconds']:.1f} s")
     if judge := summary["judge"]:
         print(f"the judge names the prompt in {judge['correct']} of {judge['views']} views")
@@ -119,6 +128,17 @@ def open_folder(experiment: Experiment) -> tuple[Experiment, Path]:
     files.make_folder(place)
     files.write_text(place / "config.yaml", OmegaConf.to_yaml(experiment.tree))
     return experiment, place
+
+
+def _kept(watch: Watch, sequential: bool) -> str:
+    """After a disk refused: save if it can be, and say what there is to go on from."""
+    with suppress(InputError):
+        watch.save()
+    command = resume.command(watch.place, sequential)
+    try:
+        return f"{resume.newest(watch.place).name} is kept, go on with: {command}"
+    except InputError:
+        return "no checkpoint could be saved"
 
 
 def _write_mesh(process: Any, state: State, experiment: Experiment, place: Path) -> list[str]:

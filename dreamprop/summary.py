@@ -14,7 +14,9 @@ from dreamprop.roundlog import RoundLog
 from dreamprop.state import State
 
 
-def summarize(experiment: Experiment, state: State, log: RoundLog, *, sequential: bool) -> dict[str, Any]:
+def summarize(
+    process: Any, experiment: Experiment, state: State, log: RoundLog, *, sequential: bool
+) -> dict[str, Any]:
     """The numbers of a run, as `summary.json` holds them."""
     config = experiment.config
     steps, rounds, seconds = state.step, len(log.rows), log.wall_seconds
@@ -30,7 +32,7 @@ def summarize(experiment: Experiment, state: State, log: RoundLog, *, sequential
         "seconds_per_step": seconds / steps,
         "window": 1 if sequential else config.parallel.window,
         "tolerance": config.parallel.tolerance,
-        "evaluator": "serial" if sequential else evaluator_name(experiment),
+        "evaluator": "serial" if sequential else evaluator_name(process, experiment),
         "world_size": 1,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
