@@ -1,0 +1,174 @@
+"""Signed distance functions of the procedural world's solids: z is up, the front looks along +x, radius about 0.8.
+
+A solid is a list of parts; a part is a distance function and what colours it: slot 0 or 1 for the colour words of the
+prompt, or a fixed RGB for a part whose colour no prompt names (a trunk, a door). Distances may be lower bounds: the
+sphere tracer only needs never to overshoot.
+
+Shapes: points p are [..., 3], distances [...].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Distance = Callable[[Tensor], Tensor]
+Part = tuple[Distance, int | tuple[float, float, float]]
+
+BROWN = (0.42, 0.26, 0.13)
+CREAM = (0.92, 0.86, 0.74)
+DARK = (0.16, 0.14, 0.16)
+CARROT = (0.95, 0.45, 0.08)
+
+
+def _length(*components: Tensor) -> Tensor:
+    return torch.sqrt(sum((c * c for c in components), torch.zeros(())) + 1e-12)
+
+
+def sphere(r: float) -> Distance:
+    return lambda p: _length(*p.unbind(-1)) - r
+
+
+def ellipsoid(rx: float, ry: float, rz: float) -> Distance:
+    radii = torch.tensor([rx, ry, rz])
+
+    def distance(p: Tensor) -> Tensor:
+        k = (p / radii).norm(dim=-1)
+        return k * (k - 1) / ((p / radii**2).norm(dim=-1) + 1e-9)
+
+    return distance
+
+
+def box(hx: float, hy: float, hz: float) -> Distance:
+    half = torch.tensor([hx, hy, hz])
+
+    def distance(p: Tensor) -> Tensor:
+        q = p.abs() - half
+        return q.clamp(min=0).norm(dim=-1) + q.amax(dim=-1).clamp(max=0)
+
+    return distance
+
+
+def cylinder(r: float, h: float) -> Distance:
+    def distance(p: Tensor) -> Tensor:
+        x, y, z = p.unbind(-1)
+        a, b = _length(x, y) - r, z.abs() - h
+        return torch.maximum(a, b).clamp(max=0) + _length(a.clamp(min=0), b.clamp(min=0))
+
+    return distance
+
+
+def cone(r: float, h: float) -> Distance:
+    """Base of radius r at z = -h, tip at z = +h."""
+    slant = (4 * h * h + r * r) ** 0.5
+
+    def distance(p: Tensor) -> Tensor:
+        x, y, z = p.unbind(-1)
+        side = (_length(x, y) * 2 * h + (z - h) * r) / slant
+        return torch.maximum(side, -h - z)
+
+    return distance
+
+
+def pyramid(r: float, h: float) -> Distance:
+    """Square base of half side r at z = -h, tip at z = +h."""
+    slant = (4 * h * h + r * r) ** 0.5
+
+    def distance(p: Tensor) -> Tensor:
+        x, y, z = p.unbind(-1)
+        side = (torch.maximum(x.abs(), y.abs()) * 2 * h + (z - h) * r) / slant
+        return torch.maximum(side, -h - z)
+
+    return distance
+
+
+def torus(major: float, minor: float) -> Distance:
+    def distance(p: Tensor) -> Tensor:
+        x, y, z = p.unbind(-1)
+        return _length(_length(x, y) - major, z) - minor
+
+    return distance
+
+
+def capsule(r: float, h: float) -> Distance:
+    def distance(p: Tensor) -> Tensor:
+        x, y, z = p.unbind(-1)
+        return _length(x, y, z - z.clamp(-h, h)) - r
+
+    return distance
+
+
+def at(x: float, y: float, z: float, f: Distance) -> Distance:
+    offset = torch.tensor([x, y, z])
+    return lambda p: f(p - offset)
+
+
+def scaled(s: float, f: Distance) -> Distance:
+    return lambda p: f(p / s) * s
+
+
+def minus(f: Distance, g: Distance) -> Distance:
+    return lambda p: torch.maximum(f(p), -g(p))
+
+
+def upright(f: Distance) -> Distance:
+    """Turn the z axis onto the y axis: a ring that stood flat now stands on its edge."""
+    return lambda p: f(p[..., [0, 2, 1]])
+
+
+SOLIDS: dict[str, list[Part]] = {
+    "sphere": [(sphere(0.68), 0)],
+    "cube": [(box(0.5, 0.5, 0.5), 0)],
+    "cone": [(cone(0.6, 0.62), 0)],
+    "cylinder": [(cylinder(0.45, 0.6), 0)],
+    "torus": [(torus(0.56, 0.22), 0)],
+    "capsule": [(capsule(0.34, 0.42), 0)],
+    "pyramid": [(pyramid(0.6, 0.52), 0)],
+    "mug": [
+        (minus(cylinder(0.44, 0.52), at(0, 0, 0.15, cylinder(0.36, 0.52))), 0),
+        (at(0, 0.46, 0, lambda p: torus(0.26, 0.075)(p[..., [1, 2, 0]])), 0),
+    ],
+    "snowman": [
+        (at(0, 0, -0.36, sphere(0.44)), 0),
+        (at(0, 0, 0.34, sphere(0.32)), 0),
+        (at(0.36, 0, 0.34, ellipsoid(0.2, 0.07, 0.07)), CARROT),
+        (at(0.27, 0.12, 0.46, sphere(0.055)), DARK),
+        (at(0.27, -0.12, 0.46, sphere(0.055)), DARK),
+        (at(0.42, 0, -0.22, sphere(0.06)), DARK),
+        (at(0.43, 0, -0.44, sphere(0.06)), DARK),
+    ],
+    "house": [
+        (at(0, 0, -0.25, box(0.45, 0.45, 0.35)), 0),
+        (at(0, 0, 0.36, pyramid(0.54, 0.28)), BROWN),
+        (at(0.45, 0, -0.36, box(0.03, 0.13, 0.24)), DARK),
+    ],
+    "tree": [
+        (at(0, 0, 0.24, sphere(0.46)), 0),
+        (at(0, 0, -0.46, cylinder(0.13, 0.32)), BROWN),
+    ],
+    "table": [
+        (at(0, 0, 0.3, box(0.58, 0.58, 0.09)), 0),
+        *((at(x, y, -0.2, box(0.08, 0.08, 0.45)), 0) for x in (-0.46, 0.46) for y in (-0.46, 0.46)),
+    ],
+    "mushroom": [
+        (minus(at(0, 0, 0.0, ellipsoid(0.6, 0.6, 0.5)), at(0, 0, -0.6, box(1, 1, 0.6))), 0),
+        (at(0, 0, -0.34, cylinder(0.2, 0.4)), CREAM),
+    ],
+}
+"""Every shape word of the vocabulary; each composite but the tree, the table and the mushroom looks different from its back."""
+
+_HALF_HEIGHT = {
+    "sphere": 0.68, "cube": 0.5, "cone": 0.62, "cylinder": 0.6, "torus": 0.22, "capsule": 0.76, "pyramid": 0.52,
+}  # fmt: skip
+
+
+def pair(upper: str, lower: str, relation: str) -> list[Part]:
+    """Two primitives together: `atop` stacks them along z, `beside` puts them along y; slot 0 is the one named first."""
+    size = 0.56
+    (f, _), (g, _) = SOLIDS[upper][0], SOLIDS[lower][0]
+    if relation == "atop":
+        top, bottom = _HALF_HEIGHT[upper] * size, _HALF_HEIGHT[lower] * size
+        return [(at(0, 0, bottom, scaled(size, f)), 0), (at(0, 0, -top, scaled(size, g)), 1)]
+    return [(at(0, 0.4, 0, scaled(size, f)), 0), (at(0, -0.4, 0, scaled(size, g)), 1)]

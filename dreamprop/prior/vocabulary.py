@@ -1,0 +1,113 @@
+"""The words that the embedded text-to-image model knows, and what a prompt made of them says.
+
+A prompt names one object ("a red torus", "the torus, red") or two in a relation ("a red cube on top of a blue
+cylinder"). Articles, plurals, order and a few synonyms are free; a word outside the vocabulary is an error that
+names the nearest known ones, because a model that never saw a word would draw something else without a sign.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+PRIMITIVES = ("sphere", "cube", "cone", "cylinder", "torus", "capsule", "pyramid")
+COMPOSITES = ("mug", "snowman", "house", "tree", "table", "mushroom")  # these have a front
+SHAPES = PRIMITIVES + COMPOSITES
+
+COLORS: dict[str, tuple[float, float, float]] = {
+    "red": (0.85, 0.10, 0.10),
+    "orange": (0.98, 0.52, 0.05),
+    "yellow": (0.95, 0.88, 0.12),
+    "green": (0.12, 0.62, 0.18),
+    "cyan": (0.15, 0.80, 0.82),
+    "blue": (0.12, 0.22, 0.85),
+    "purple": (0.48, 0.14, 0.68),
+    "pink": (0.98, 0.50, 0.72),
+    "white": (0.96, 0.96, 0.96),
+    "black": (0.07, 0.07, 0.08),
+}
+"""Albedo of each colour word, linear in the picture's own [0, 1] scale."""
+
+RELATIONS = ("atop", "beside")
+VIEWS = ("front", "side", "back", "overhead")
+
+SYNONYMS = {
+    "ball": "sphere", "globe": "sphere", "box": "cube", "block": "cube", "donut": "torus", "doughnut": "torus",
+    "ring": "torus", "tori": "torus", "pill": "capsule", "cup": "mug", "toadstool": "mushroom", "snowmen": "snowman",
+    "desk": "table", "violet": "purple", "turquoise": "cyan", "top": "overhead", "rear": "back",
+}  # fmt: skip
+FILLERS = (
+    "a", "an", "the", "of", "one", "single", "photo", "picture", "image", "render", "rendering", "object", "view",
+    "colored", "coloured", "is", "that", "in", "and",
+)  # fmt: skip
+PHRASES = {"on top of": "atop", "standing on": "atop", "on": "atop", "next to": "beside", "near": "beside"}
+
+_PLURALS = {("boxes"): "cube", "tables": "table", "toruses": "torus"} | {
+    word + "s": SYNONYMS.get(word, word) for word in (*SHAPES, *SYNONYMS) if not word.endswith(("s", "x"))
+}
+
+REWRITES: tuple[tuple[str, str], ...] = (
+    *((rf"\b{phrase}\b", word) for phrase, word in PHRASES.items()),
+    *((rf"\b{word}\b", meaning) for word, meaning in (_PLURALS | SYNONYMS).items()),
+    (rf"\b({'|'.join(FILLERS)})\b", ""),
+    (r"[,.\s]+", " "),
+)
+"""Regular expressions applied in order to a lower-case prompt; the tokenizer that ships with the model holds the same."""
+
+WORDS = (*COLORS, *SHAPES, *RELATIONS, *VIEWS)
+"""What is left after the rewrites: the model's tokens."""
+
+
+def canonical(prompt: str) -> list[str]:
+    """Reduce a prompt to the model's words, in the order given; words that are not known are kept as they are."""
+    text = prompt.lower()
+    for pattern, replacement in REWRITES:
+        text = re.sub(pattern, replacement, text)
+    return text.split()
+
+
+def parse(prompt: str) -> list[tuple[str, str]]:
+    """Read the objects of a prompt as (shape, colour), the upper or first one first.
+
+    Raises:
+        ValueError: a word is not known, or an object lacks its shape or colour.
+    """
+    objects: list[tuple[str, str]] = []
+    words = canonical(prompt)
+    for word in words:
+        if word not in WORDS:
+            known = difflib.get_close_matches(word, (*WORDS, *SYNONYMS, *FILLERS), n=3, cutoff=0.5) or WORDS[:10]
+            raise ValueError(
+                f"prompt {prompt!r} has the word {word!r}, which the embedded model does not know; "
+                f"nearest known words: {', '.join(known)} (all: {', '.join(WORDS)})"
+            )
+    phrases: list[list[str]] = [[]]
+    for word in words:
+        if word in RELATIONS:
+            phrases.append([])
+        elif word not in VIEWS:
+            phrases[-1].append(word)
+    for phrase in phrases:
+        shapes = [w for w in phrase if w in SHAPES]
+        colors = [w for w in phrase if w in COLORS]
+        if len(shapes) != 1 or len(colors) != 1:
+            raise ValueError(
+                f"prompt {prompt!r} must give each object one shape and one colour, got {' '.join(phrase) or 'nothing'!r}; "
+                f"write for example 'a red torus' or 'a red cube on top of a blue cylinder'"
+            )
+        objects.append((shapes[0], colors[0]))
+    if len(objects) > 2 or (len(objects) == 2 and any(shape in COMPOSITES for shape, _ in objects)):
+        raise ValueError(
+            f"prompt {prompt!r} must name one object or two of {', '.join(PRIMITIVES)}; the embedded model saw no others together"
+        )
+    return objects
+
+
+def check(prompt: str) -> None:
+    """Raise ValueError, in one line with the remedy, unless the embedded model can be asked for this prompt."""
+    parse(prompt)
+
+
+def single_object_prompts() -> list[tuple[str, str, str]]:
+    """Every (prompt, shape, colour) with one object: the set over which R-precision retrieves."""
+    return [(f"a {color} {shape}", shape, color) for shape in SHAPES for color in COLORS]
