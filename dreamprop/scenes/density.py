@@ -1,0 +1,57 @@
+"""From a raw field to density, with the blob that puts matter in the middle at the start.
+
+Legend: points are [..., 3] in world units.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Density:
+    """`sigma(x) = scale * activation(raw(x) + bias(x))`.
+
+    The bias is a Gaussian (arXiv:2209.14988, appendix A.2) or a cone (arXiv:2211.10440), where r = |x|:
+
+        blob_dreamfusion:  blob_scale * exp(-r^2 / (2 blob_std^2))
+        blob_magic3d:      blob_scale * (1 - r / blob_std)
+    """
+
+    activation: str = "softplus"
+    scale: float = 1.0
+    bias: str = "blob_magic3d"
+    blob_scale: float = 10.0
+    blob_std: float = 0.5
+
+    def at(self, raw: Tensor, points: Tensor) -> Tensor:
+        """Density [...], in 1 / length, of a raw field [...] at points."""
+        x = raw + self.offset(points)
+        return (F.softplus(x) if self.activation == "softplus" else x.clamp(max=15).exp()) * self.scale
+
+    def threshold(self, density: float) -> float:
+        """The value of `raw + bias` at which the density is the given one."""
+        x = density / self.scale
+        return math.log(math.expm1(x)) if self.activation == "softplus" and x < 30 else math.log(x)
+
+    def offset(self, points: Tensor) -> Tensor:
+        """The bias [...] at points."""
+        if self.bias == "none":
+            return points.new_zeros(points.shape[:-1])
+        square = points.square().sum(-1)
+        if self.bias == "blob_dreamfusion":
+            return self.blob_scale * torch.exp(-0.5 * square / self.blob_std**2)
+        return self.blob_scale * (1 - square.sqrt() / self.blob_std)
+
+    def slope(self, points: Tensor) -> Tensor:
+        """The gradient [..., 3] of the bias at points."""
+        if self.bias == "none":
+            return torch.zeros_like(points)
+        if self.bias == "blob_dreamfusion":
+            return -points / self.blob_std**2 * self.offset(points)[..., None]
+        return -self.blob_scale / self.blob_std * F.normalize(points, dim=-1)

@@ -1,0 +1,67 @@
+"""What a radiance field offers to the renderer and to a method.
+
+Legend: W states whose parameters are stacked, M points a state, C cells along a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A field at points."""
+
+    density: Tensor
+    """[W, M] in 1 / length"""
+    color: Tensor
+    """[W, M, 3] in [0, 1]"""
+    normal: Tensor | None
+    """[W, M, 3] of unit length, where asked for: down the density"""
+
+
+class Field(Protocol):
+    """A radiance field in the ball of `radius` around the origin; every method is a pure function of its arguments."""
+
+    @property
+    def radius(self) -> float:
+        """Of the ball."""
+        ...
+
+    def init(self, generator: torch.Generator) -> tuple[Tensors, Tensors]:
+        """Parameters and buffers of one state at step 0."""
+        ...
+
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of parameters by what an optimiser may treat apart."""
+        ...
+
+    def sample(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
+        """The field of each state at its points [W, M, 3]."""
+        ...
+
+    def occupied(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
+        """Which cells [W, C, C, C] (bool; x, y, z) of the cube around the ball may exceed a density; None: all."""
+        ...
+
+    def refresh(self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator) -> Tensors:
+        """Buffers of one state that enters a step with these parameters."""
+        ...
+
+    def roughness(self, params: Tensors) -> Tensor:
+        """Mean squared difference [W] between neighbours (total variation)."""
+        ...
+
+
+def stack(parts: list[Tensors]) -> Tensors:
+    """Tensors of W states as one tensor [W, ...] a name."""
+    if len(parts) == 1:
+        return {name: t[None] for name, t in parts[0].items()}
+    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,182 @@
+"""Volume rendering of W stacked fields in one go; compositing by nerfacc.
+
+    C = sum_k T_k alpha_k c_k + T_end C_background,  alpha_k = 1 - exp(-sigma_k dt),  T_k = prod_{j<k} (1 - alpha_j)
+
+Rays are cut to the ball that holds the scene and sampled at even steps, each ray shifted by one draw. Samples in
+cells that are next to empty are left out before the field is asked: what is left, a few per cent of a finished scene,
+is padded to one length for all states. That is why the dense path needs no occupancy structure of its own.
+
+Legend: W states, B pictures a state, N = W B, Q rays a state, S samples a ray, M kept samples of the fullest state.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import nerfacc
+import torch
+from torch import Tensor
+
+from dreamprop.scenes.cameras import Cameras, rays
+from dreamprop.scenes.field import Field, Tensors
+from dreamprop.scenes.shading import Shading, shade
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Points along rays, the same number for every state."""
+
+    index: Tensor
+    """[W, M] place among the state's Q S samples; Q S where a row is padding"""
+    ray: Tensor
+    """[W, M] ray of the sample, counted over all states"""
+    distance: Tensor
+    """[W, M] from the camera"""
+    points: Tensor
+    """[W, M, 3]"""
+    valid: Tensor
+    """[W, M] bool: not padding"""
+    step: float
+    """Length that a sample stands for."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Pictures of W states."""
+
+    color: Tensor
+    """[N, 3, H, V] before the background, premultiplied by the opacity"""
+    opacity: Tensor
+    """[N, 1, H, V]"""
+    depth: Tensor | None
+    """[N, 1, H, V] mean distance times the opacity"""
+    orientation: Tensor | None
+    """[W] penalty of normals that face away (arXiv:2209.14988, section 3.2), a mean over rays that see something"""
+
+    def over(self, background: Tensor) -> Tensor:
+        """The pictures before a background [N, 3, H or 1, V or 1]."""
+        return self.color + (1 - self.opacity) * background
+
+
+def march(
+    origins: Tensor, directions: Tensor, shift: Tensor, radius: float, samples: int, occupied: Tensor | None
+) -> Samples:
+    """Points along rays inside the ball, without those in empty cells.
+
+    Args:
+        origins, directions: [W, Q, 3], unit directions.
+        shift: [W, Q] in [0, 1): where in its interval each sample of a ray lies.
+        radius: of the ball.
+        samples: S along the diameter.
+        occupied: [W, C, C, C] bool, or None.
+    """
+    count, total = origins.shape[:2]
+    step = 2 * radius / samples
+    middle = -(origins * directions).sum(-1)
+    square = radius**2 - origins.square().sum(-1) + middle.square()
+    half = square.clamp(min=0).sqrt()
+    # from outside in; never behind the camera; a ray that misses has near = far
+    near, far = (middle - half).clamp(min=0), middle + half
+    ticks = torch.arange(samples, device=origins.device)
+    t = near[..., None] + (ticks + shift[..., None]) * step  # [W, Q, S]
+    keep = t < far[..., None]
+    if occupied is not None:
+        cells = occupied.shape[-1]
+        place = torch.arange(count, device=t.device, dtype=torch.int32)[:, None, None]
+        for axis in range(3):
+            start = (origins[..., axis, None] + radius) * (cells / (2 * radius))
+            along = directions[..., axis, None] * (cells / (2 * radius))
+            place = place * cells + torch.addcmul(start, t, along).to(torch.int32).clamp_(0, cells - 1)
+        keep = keep & occupied.reshape(-1)[place]
+    flat = keep.reshape(-1).nonzero()[:, 0]
+    length = total * samples
+    if count == 1 and len(flat):
+        index = flat[None]
+    else:
+        kept = keep.flatten(1).sum(1)
+        owner = torch.div(flat, length, rounding_mode="floor")
+        slot = torch.arange(len(flat), device=flat.device) - (kept.cumsum(0) - kept)[owner]
+        index = flat.new_full((count, max(1, int(kept.max()))), length)
+        index[owner, slot] = flat - owner * length
+    valid = index < length
+    ray = torch.div(index.clamp(max=length - 1), samples, rounding_mode="floor")
+    ray = ray + torch.arange(count, device=ray.device)[:, None] * total
+    tick = index % samples
+    distance = near.reshape(-1)[ray] + (tick + shift.reshape(-1)[ray]) * step
+    points = torch.addcmul(
+        origins.reshape(-1, 3)[ray], distance[..., None], directions.reshape(-1, 3)[ray]
+    )
+    return Samples(index, ray, distance, points, valid, step)
+
+
+def render(
+    field: Field,
+    params: Tensors,
+    buffers: Tensors,
+    cameras: Cameras,
+    height: int,
+    width: int,
+    shift: Tensor,
+    *,
+    samples: int = 48,
+    prune_alpha: float = 0.0,
+    shading: Shading | None = None,
+    orientation: bool = False,
+    depth: bool = False,
+) -> Rendered:
+    """Render the pictures of W states.
+
+    Args:
+        field: what the parameters mean.
+        params, buffers: stacked, [W, ...].
+        cameras: N = W B, those of a state together.
+        height, width: H, V in pixels.
+        shift: [W, B H V] in [0, 1), see `march`.
+        samples: along the ball's diameter.
+        prune_alpha: cells whose samples stay below this opacity are skipped.
+        shading: lamps; None: colours as they are.
+        orientation: whether to measure normals that face away.
+        depth: whether to measure depth.
+    """
+    count = len(shift)
+    origins, directions = rays(cameras, height, width)
+    origins = origins[:, None].expand_as(directions).reshape(count, -1, 3)
+    directions = directions.reshape(count, -1, 3)
+    occupied = None
+    if prune_alpha > 0:
+        occupied = field.occupied(params, buffers, -math.log1p(-prune_alpha) * samples / (2 * field.radius))
+    marched = march(origins, directions, shift, field.radius, samples, occupied)
+    found = field.sample(params, marched.points, normals=orientation or shading is not None)
+
+    total = count * origins.shape[1]
+    dense = found.density.new_zeros(count, origins.shape[1] * samples + 1)
+    dense = dense.scatter(1, marched.index, found.density * marched.valid)[:, :-1]
+    ends = torch.full((1, samples), marched.step, device=dense.device)
+    weights, _, _ = nerfacc.render_weight_from_density(torch.zeros_like(ends), ends, dense.reshape(total, samples))
+    opacity = nerfacc.accumulate_along_rays(weights, None)
+    inside = weights.view(count, -1).gather(1, marched.index.clamp(max=dense.shape[1] - 1)) * marched.valid
+
+    def along_rays(values: Tensor) -> Tensor:
+        flat = values.flatten(0, 1)
+        return nerfacc.accumulate_along_rays(inside.flatten(), flat, marched.ray.flatten(), total)
+
+    def picture(rows: Tensor) -> Tensor:
+        return rows.view(-1, height, width, rows.shape[-1]).permute(0, 3, 1, 2)
+
+    color = found.color
+    if shading is not None:
+        assert found.normal is not None
+        color = shade(shading, color, found.normal, marched.points, marched.ray // (height * width))
+    penalty = None
+    if orientation:
+        assert found.normal is not None
+        facing = (found.normal * directions.reshape(-1, 3)[marched.ray]).sum(-1).clamp(min=0).square()
+        seen = (opacity.detach().view(count, -1) > 0).sum(1).clamp(min=1)
+        penalty = (inside.detach() * facing).sum(1) / seen
+    return Rendered(
+        color=picture(along_rays(color)),
+        opacity=picture(opacity),
+        depth=picture(along_rays(marched.distance[..., None])) if depth else None,
+        orientation=penalty,
+    )

@@ -1,0 +1,93 @@
+"""A radiance field on a grid of voxels: raw density and colour at vertices, trilinear in between.
+
+Its occupancy is read off the grid itself, so it needs no buffer: there is nothing to update and nothing that could be
+stale at a guessed state.
+
+Legend: W states, M points, R vertices along a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamprop.scenes.density import Density
+from dreamprop.scenes.field import Sampled, Tensors
+from dreamprop.scenes.interpolate import cell, corners, gather, weights
+
+DENSITY, COLOR = "geometry.density", "geometry.color"
+
+
+@dataclass(frozen=True)
+class VoxelGrid:
+    """Vertices at the corners of the cells of [-radius, radius]^3."""
+
+    resolution: int = 32
+    """R at step 0."""
+    radius: float = 1.0
+    density: Density = Density()
+    noise: float = 0.01
+    """Standard deviation of the raw colours at the start."""
+
+    def init(self, generator: torch.Generator) -> tuple[Tensors, Tensors]:
+        """Raw density [R, R, R] zero (the bias makes the blob), raw colour [R, R, R, 3] near grey."""
+        r = self.resolution
+        color = torch.randn(r, r, r, 3, generator=generator) * self.noise
+        return {DENSITY: torch.zeros(r, r, r), COLOR: color}, {}
+
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """Density and colour."""
+        return {DENSITY: (DENSITY,), COLOR: (COLOR,)}
+
+    def sample(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
+        """Density, colour and, where asked for, normals: finite differences on the grid, interpolated."""
+        raw, color = params[DENSITY], params[COLOR]  # [W, R, R, R], [W, R, R, R, 3]
+        count, side = raw.shape[:2]
+        columns = [raw[..., None], color]
+        if normals:
+            columns.append(self.slope(raw))
+        table = torch.cat(columns, -1).flatten(0, 3)  # [W R^3, 4 or 7]
+        position = (points.reshape(-1, 3).t() / self.radius + 1) * ((side - 1) / 2)  # [3, W M]
+        low, rest = cell(position, side)
+        index = corners(low, side)
+        if count > 1:
+            owner = torch.arange(count, device=index.device) * side**3
+            index = (index.view(count, -1) + owner[:, None]).view(-1, 8)
+        rows = gather(table, index, weights(rest)).view(count, -1, table.shape[1])
+        density = self.density.at(rows[..., 0], points)
+        normal = F.normalize(-rows[..., 4:] - self.density.slope(points), dim=-1) if normals else None
+        return Sampled(density, rows[..., 1:4].sigmoid(), normal)
+
+    def slope(self, raw: Tensor) -> Tensor:
+        """Gradient [W, R, R, R, 3] per unit of length of a raw grid [W, R, R, R], by differences."""
+        step = 2 * self.radius / (raw.shape[-1] - 1)
+        return torch.stack(torch.gradient(raw, spacing=step, dim=(1, 2, 3)), -1)
+
+    def occupied(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
+        """The cells [W, R-1, R-1, R-1] with a corner above the density."""
+        raw = params[DENSITY].detach()
+        full = raw + self.density.offset(self.vertices(raw.shape[-1], raw.device)) > self.density.threshold(density)
+        full = full[:, 1:] | full[:, :-1]
+        full = full[:, :, 1:] | full[:, :, :-1]
+        return full[..., 1:] | full[..., :-1]
+
+    def vertices(self, side: int, device: torch.device) -> Tensor:
+        """Places [R, R, R, 3] of the vertices."""
+        line = torch.linspace(-self.radius, self.radius, side, device=device)
+        return torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1)
+
+    def refresh(self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator) -> Tensors:
+        """There are no buffers."""
+        return buffers
+
+    def roughness(self, params: Tensors) -> Tensor:
+        """Mean squared difference [W] between neighbouring vertices, of raw density and colour."""
+        total = torch.zeros((), device=params[DENSITY].device)
+        for grid in (params[DENSITY][..., None], params[COLOR]):
+            for axis in (1, 2, 3):
+                total = total + grid.diff(dim=axis).square().flatten(1).mean(1)
+        return total
