@@ -6,6 +6,7 @@ from dreamprop.process import Group, Process
 from dreamprop.sequential import solve_sequential
 from dreamprop.solution import Round, Solution, Stats
 from dreamprop.state import Drift, State
+from dreamprop.wrap import wrap
 
 __version__ = "0.1.0"
 
@@ -21,4 +22,5 @@ __all__ = [
     "optim",
     "solve",
     "solve_sequential",
+    "wrap",
 ]

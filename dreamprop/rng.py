@@ -8,7 +8,11 @@ another's noise.
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -34,3 +38,22 @@ def generator(seed: int, step: int, stream: str = "") -> torch.Generator:
         A fresh generator; draw on the CPU and move the result.
     """
     return torch.Generator(device="cpu").manual_seed(key(seed, step, stream))
+
+
+@contextmanager
+def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators of torch, numpy and Python by (seed, step), and put them back after."""
+    own = key(seed, step, "global")
+    cuda = device.type == "cuda"
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []):
+        try:
+            torch.default_generator.manual_seed(own)
+            if cuda:
+                torch.cuda.manual_seed_all(own)
+            np.random.seed(own % 2**32)
+            random.seed(own)
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
