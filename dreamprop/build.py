@@ -1,7 +1,7 @@
 """From a config to a process: the table of methods, and the one that a config asks for."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamprop import config as configs
 from dreamprop import folder as folders
 from dreamprop.config import InputError, choose
-from dreamprop.methods.dreamfusion import DataConfig, DreamFusion, SystemConfig
+from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.settings import ExperimentConfig
 
 
@@ -22,15 +22,22 @@ class Method:
 
     name: str
     """Its name in a summary."""
-    process: Any
-    """The process: `process(data, system, seed=, max_steps=, device=)`."""
+    process: Callable[..., Any]
+    """Makes the process: `process(data, system, seed=, max_steps=, device=)`."""
     data: type
     """The block `data` of its config."""
     system: type
     """The block `system` of its config."""
 
 
-METHODS = {"dreamfusion-system": Method("dreamfusion", DreamFusion, DataConfig, SystemConfig)}
+def _dreamfusion(*args: Any, **options: Any) -> Any:
+    # diffusers and transformers take seconds to import, and a wrong setting should be told before that.
+    from dreamprop.methods.dreamfusion import DreamFusion
+
+    return DreamFusion(*args, **options)
+
+
+METHODS = {"dreamfusion-system": Method("dreamfusion", _dreamfusion, DataConfig, SystemConfig)}
 """The methods by `system_type`."""
 
 
@@ -138,12 +145,14 @@ def use_all_cores() -> int:
     return torch.get_num_threads()
 
 
-def make_process(experiment: Experiment, seed: int | None = None) -> Any:
+def make_process(experiment: Experiment) -> Any:
     """Build the process of a run: the scene, the guidance with its model, the cameras.
 
     Args:
         experiment: the checked config.
-        seed: another seed than the config's.
+
+    Returns:
+        A `Process` that also has `render_views`, `density_and_color`, `bound` and, for its draws, `seed`.
 
     Raises:
         InputError: a setting that only the parts can judge is wrong: a word, a model folder, a type.
@@ -154,7 +163,7 @@ def make_process(experiment: Experiment, seed: int | None = None) -> Any:
         return experiment.method.process(
             config.data,
             config.system,
-            seed=config.seed if seed is None else seed,
+            seed=config.seed,
             max_steps=config.trainer.max_steps,
             device=device,
         )

@@ -1,5 +1,6 @@
 """`--compare`: the sequential and the accelerated run of one config, and a yardstick for their difference."""
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def compare(experiment: Experiment) -> int:
     """
     seed = experiment.config.seed
     process = make_process(experiment)
-    other = make_process(experiment, seed=seed + 1)
+    other = copy.copy(process)  # the same model and scene, with noise of another seed
+    other.seed = seed + 1
     experiment, place = open_folder(experiment)
     print(f"writing to {place}")
     first = process.init()

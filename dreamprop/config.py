@@ -136,7 +136,9 @@ def merge(schema: type[T], layers: Sequence[DictConfig]) -> DictConfig:
         for layer in layers:
             _check_keys(layer, schema, "", schema)
             merged = OmegaConf.merge(merged, layer)
-        OmegaConf.resolve(merged)
+        # Frozen dataclasses make read-only nodes, which OmegaConf.resolve cannot write to.
+        plain = OmegaConf.to_container(merged, resolve=True)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(plain))
         missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
     except InputError:
         raise

@@ -7,7 +7,7 @@ from pathlib import Path
 from dreamprop.config import InputError
 
 LONGEST = 120
-"""Characters of a tag: file systems end at 255 bytes, and a time stamp and other scripts want room."""
+"""Bytes of a tag: file systems end at 255, and a time stamp wants room."""
 
 
 def component(value: str, key: str) -> str:
@@ -46,7 +46,8 @@ def tag_of(prompt: str) -> str:
             f"prompt {prompt!r} must not hold a path separator, because the output folder is named after it; "
             "reword it or give tag=NAME"
         )
-    tag = re.sub(r"[^\w\-.,+=@]", "_", prompt.strip())[:LONGEST].strip(".")
+    tag = re.sub(r"[^\w\-.,+=@]", "_", prompt.strip())
+    tag = tag.encode()[:LONGEST].decode(errors="ignore").strip(".")
     return component(tag, "tag (made from the prompt)")
 
 

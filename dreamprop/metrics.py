@@ -20,7 +20,7 @@ def psnr_db(views: Tensor, reference: Tensor) -> float:
     Returns:
         Decibels.
     """
-    value = float(peak_signal_noise_ratio(views.float(), reference.float(), data_range=1.0))
+    value = float(peak_signal_noise_ratio(views.double(), reference.double(), data_range=1.0))
     return min(value, PSNR_CAP)
 
 
@@ -31,6 +31,6 @@ def ssim(views: Tensor, reference: Tensor) -> float:
         views: [N, 3, H, W] in [0, 1].
         reference: [N, 3, H, W] in [0, 1].
     """
-    value = structural_similarity_index_measure(views.float(), reference.float(), data_range=1.0)
+    value = structural_similarity_index_measure(views.double(), reference.double(), data_range=1.0)
     assert isinstance(value, Tensor)
     return float(value)

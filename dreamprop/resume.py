@@ -31,9 +31,7 @@ def save(place: Path, experiment: Experiment, state: State) -> Path:
     tree = OmegaConf.to_container(experiment.tree, resolve=True)
     with files.writing(where):
         path = checkpoint.save(where, state, {"config": tree})
-    for old in sorted(where.glob("step-*.safetensors"))[: -experiment.config.checkpoint.keep]:
-        old.unlink(missing_ok=True)
-        old.with_suffix(".json").unlink(missing_ok=True)
+        checkpoint.keep(where, experiment.config.checkpoint.keep)
     return path
 
 
