@@ -142,5 +142,6 @@ def run(arguments: Sequence[str]) -> int:
 def _hush() -> None:
     """Keep the libraries' chatter away from the bar."""
     warnings.simplefilter("ignore")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")

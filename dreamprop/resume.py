@@ -62,7 +62,7 @@ def load(experiment: Experiment, resume: Path) -> tuple[Path, State]:
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
     place = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    ours = OmegaConf.to_container(experiment.tree, resolve=True)
+    ours: Any = OmegaConf.to_container(experiment.tree, resolve=True)
     theirs = meta.get("config", {})
     for key in sorted(set(ours) | set(theirs)):
         if key not in FREE and ours.get(key) != theirs.get(key):
