@@ -29,10 +29,9 @@ class Density:
     blob_scale: float = 10.0
     blob_std: float = 0.5
 
-    def at(self, raw: Tensor, points: Tensor) -> Tensor:
-        """Density [...], in 1 / length, of a raw field [...] at points."""
-        x = raw + self.offset(points)
-        return (F.softplus(x) if self.activation == "softplus" else x.clamp(max=15).exp()) * self.scale
+    def of(self, biased: Tensor) -> Tensor:
+        """Density [...], in 1 / length, of `raw + bias` [...]."""
+        return (F.softplus(biased) if self.activation == "softplus" else biased.clamp(max=15).exp()) * self.scale
 
     def threshold(self, density: float) -> float:
         """The value of `raw + bias` at which the density is the given one."""
@@ -47,11 +46,3 @@ class Density:
         if self.bias == "blob_dreamfusion":
             return self.blob_scale * torch.exp(-0.5 * square / self.blob_std**2)
         return self.blob_scale * (1 - square.sqrt() / self.blob_std)
-
-    def slope(self, points: Tensor) -> Tensor:
-        """The gradient [..., 3] of the bias at points."""
-        if self.bias == "none":
-            return torch.zeros_like(points)
-        if self.bias == "blob_dreamfusion":
-            return -points / self.blob_std**2 * self.offset(points)[..., None]
-        return -self.blob_scale / self.blob_std * F.normalize(points, dim=-1)

@@ -55,6 +55,10 @@ class Field(Protocol):
         """Buffers of one state that enters a step with these parameters."""
         ...
 
+    def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:
+        """Parameters and moments of one state at another resolution."""
+        ...
+
     def roughness(self, params: Tensors) -> Tensor:
         """Mean squared difference [W] between neighbours (total variation)."""
         ...

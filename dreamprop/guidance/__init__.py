@@ -1,0 +1,1 @@
+"""Gradients from text-to-image diffusion models; the only importers of diffusers."""

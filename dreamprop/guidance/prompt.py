@@ -1,0 +1,63 @@
+"""Prompts that know from where the camera looks (arXiv:2209.14988, section 3.2), with threestudio's thresholds.
+
+Legend: N pictures, L tokens, D features of a token; angles in degrees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamprop.guidance.model import Model
+
+DIRECTIONS = ("side", "front", "back", "overhead")
+"""In the order of their numbers; where several hold, the last one does."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Where a side ends."""
+
+    front_threshold: float = 45.0
+    back_threshold: float = 45.0
+    overhead_threshold: float = 60.0
+
+    def direction(self, elevation: Tensor, azimuth: Tensor) -> Tensor:
+        """The number [N] in DIRECTIONS of what cameras at elevations and azimuths [N] see."""
+        turn = (azimuth + 180) % 360 - 180
+        found = torch.zeros_like(turn, dtype=torch.long)
+        found[turn.abs() < self.front_threshold] = 1
+        found[turn.abs() > 180 - self.back_threshold] = 2
+        found[elevation > self.overhead_threshold] = 3
+        return found
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and a negative prompt as embeddings, computed once."""
+
+    positive: Tensor
+    """[len(DIRECTIONS), L, D]"""
+    negative: Tensor
+    """[L, D]"""
+    views: Views
+
+    @classmethod
+    def of(cls, model: Model, prompt: str, negative: str, views: Views, view_dependent: bool = True) -> Prompt:
+        """Embed `<prompt>, <direction> view` for every direction, and the negative prompt.
+
+        Raises:
+            ValueError: the prompt is empty.
+        """
+        if not prompt.strip():
+            raise ValueError(f"prompt must have a word, got {prompt!r}; give system.prompt_processor.prompt")
+        texts = [f"{prompt}, {d} view" if view_dependent else prompt for d in DIRECTIONS]
+        embedded = model.embed([*texts, negative])
+        return cls(embedded[:-1], embedded[-1], views)
+
+    def embeddings(self, elevation: Tensor, azimuth: Tensor) -> Tensor:
+        """For N cameras [2 N, L, D]: first N times the negative prompt, then the prompts."""
+        positive = self.positive[self.views.direction(elevation, azimuth)]
+        return torch.cat([self.negative.expand_as(positive), positive])

@@ -1,0 +1,154 @@
+"""Score distillation sampling (arXiv:2209.14988, eq. 3), for models of pixels and of latents.
+
+    grad_z L = w(t) (eps_hat(z_t; y, t) - eps),   z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps
+    eps_hat  = eps_u + s (eps_c - eps_u)
+
+where z is the picture in [-1, 1] or its latent. All pictures of all states of a window go through one call of the U-Net.
+
+Legend: N pictures, B pictures of a state, C channels of what the U-Net sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamprop.guidance.model import Model
+from dreamprop.guidance.prompt import Prompt
+from dreamprop.optim import schedule
+from dreamprop.optim.base import Schedule
+
+WEIGHTINGS = ("sds", "uniform", "fantasia3d")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random part of a gradient."""
+
+    timesteps: Tensor
+    """[N] int64"""
+    noise: Tensor
+    """[N, C, h, w] standard normal"""
+    posterior: Tensor | None
+    """[N, C, h, w] standard normal, for the latents of pictures; None for a model of pixels"""
+
+
+def weight(alphas: Tensor, strategy: str) -> Tensor:
+    """w(t) for cumulative alphas of any shape."""
+    if strategy == "sds":
+        return 1 - alphas
+    if strategy == "uniform":
+        return torch.ones_like(alphas)
+    if strategy == "fantasia3d":
+        return alphas.sqrt() * (1 - alphas)
+    raise ValueError(f"weighting_strategy must be one of {', '.join(WEIGHTINGS)}, got {strategy!r}; use sds")
+
+
+def to_epsilon(prediction: Tensor, noisy: Tensor, alphas: Tensor, kind: str) -> Tensor:
+    """The noise that a prediction amounts to; v as in arXiv:2202.00512, v = sqrt(abar) eps - sqrt(1 - abar) z.
+
+    Args:
+        prediction, noisy: [N, C, h, w].
+        alphas: [N, 1, 1, 1] cumulative.
+        kind: `epsilon`, `v_prediction` or `sample`.
+    """
+    if kind == "epsilon":
+        return prediction
+    if kind == "v_prediction":
+        return alphas.sqrt() * prediction + (1 - alphas).sqrt() * noisy
+    return (noisy - alphas.sqrt() * prediction) / (1 - alphas).sqrt()
+
+
+@dataclass(frozen=True)
+class SDS:
+    """Score distillation from a model towards a prompt; numbers may be schedules by step."""
+
+    model: Model
+    prompt: Prompt
+    guidance_scale: Schedule = 100.0
+    weighting: str = "sds"
+    min_step_percent: Schedule = 0.02
+    max_step_percent: Schedule = 0.98
+    grad_clip: Schedule | None = None
+    resolution: int = 0
+    """Pixels along a side of what the model sees; 0: what it was trained on."""
+
+    @property
+    def side(self) -> int:
+        """Pixels along a side of what the model sees."""
+        return self.resolution or self.model.resolution
+
+    def draw(self, count: int, step: int, generator: torch.Generator) -> Draw:
+        """The draws of one state: timesteps uniform in the range of its step, and noise."""
+        total = len(self.model.alphas)
+        low = int(total * schedule(self.min_step_percent)(step))
+        high = min(int(total * schedule(self.max_step_percent)(step)), total - 1)
+        if low > high:
+            raise ValueError(
+                f"min_step_percent must be <= max_step_percent, got timesteps {low} > {high} at step {step}; "
+                "lower the first or raise the second"
+            )
+        timesteps = torch.randint(low, high + 1, (count,), generator=generator)
+        shape = (count, self.model.channels, *(2 * (self.side // self.model.shrink,)))
+        noise = torch.randn(shape, generator=generator)
+        posterior = torch.randn(shape, generator=generator) if self.model.vae is not None else None
+        return Draw(timesteps, noise, posterior)
+
+    def resize(self, pictures: Tensor) -> Tensor:
+        """Pictures [N, 3, H, V] at the model's resolution."""
+        size = (self.side, self.side)
+        if tuple(pictures.shape[-2:]) == size:
+            return pictures
+        return F.interpolate(pictures, size, mode="bilinear", align_corners=False)
+
+    def gradient(
+        self, pictures: Tensor, elevation: Tensor, azimuth: Tensor, draw: Draw, steps: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """What to push, and where.
+
+        Args:
+            pictures: [N, 3, H, V] in [0, 1] at the model's resolution, in the graph.
+            elevation, azimuth: [N] of their cameras, in degrees.
+            draw: of all N.
+            steps: [N] the step of the state that each belongs to.
+
+        Returns:
+            z [N, C, h, w] in the graph, and the gradient of the loss with respect to it, detached. The loss of a state
+            is the mean over its pictures, so callers divide by B.
+        """
+        model, device = self.model, pictures.device
+        z = model.encode(pictures, None if draw.posterior is None else draw.posterior.to(device))
+        with torch.no_grad():
+            timesteps = draw.timesteps.to(device)
+            noise = draw.noise.to(device)
+            alphas = model.alphas[timesteps].view(-1, 1, 1, 1)
+            noisy = alphas.sqrt() * z + (1 - alphas).sqrt() * noise
+            text = self.prompt.embeddings(elevation, azimuth)
+            out = model.predict(torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), text)
+            free, told = out.chunk(2)
+            scale = self._by_step(self.guidance_scale, steps, z)
+            epsilon = to_epsilon(free + scale * (told - free), noisy, alphas, model.prediction)
+            grad = weight(alphas, self.weighting) * (epsilon - noise)
+            if self.grad_clip is not None:
+                bound = self._by_step(self.grad_clip, steps, z)
+                grad = torch.maximum(torch.minimum(grad, bound), -bound)
+        return z, grad
+
+    @staticmethod
+    def _by_step(value: Schedule, steps: Sequence[int], like: Tensor) -> Tensor:
+        at = schedule(value)
+        return torch.tensor([at(s) for s in steps], device=like.device, dtype=torch.float32).view(-1, 1, 1, 1)
+
+
+def join(draws: Sequence[Draw]) -> Draw:
+    """The draws of several states as one."""
+    posteriors = [d.posterior for d in draws if d.posterior is not None]
+    return Draw(
+        torch.cat([d.timesteps for d in draws]),
+        torch.cat([d.noise for d in draws]),
+        torch.cat(posteriors) if posteriors else None,
+    )

@@ -1,0 +1,1 @@
+"""Published methods as processes: a scene and a guidance."""
