@@ -2,7 +2,8 @@
 
 An optimiser step is a handful of elementwise passes. On a CPU each pass over a large tensor runs at the speed
 of memory; done piece by piece, all but the first read and the last write run at the speed of the cache. The
-values are the same: every operation is elementwise. On other devices there is one piece.
+values are the same: every operation is elementwise. On other devices there is one piece, and one kernel for
+all of its tensors.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from dreamprop import memory
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 """What PyTorch's operations on many tensors take and give."""
@@ -58,4 +61,34 @@ def blocks(*lists: Sequence[Tensor]) -> Iterator[tuple[list[int], tuple[list[Ten
 
 def like(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Memory for results, one tensor for each of these."""
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors]
+    return [memory.like(t) for t in tensors]
+
+
+def mul(out: Tensors, a: Tensors, scale: float) -> None:
+    """``out = scale a``."""
+    if out[0].device.type == "cpu":
+        for o, x in zip(out, a, strict=True):
+            torch.mul(x, scale, out=o)
+    else:
+        torch._foreach_copy_(out, a)
+        torch._foreach_mul_(out, scale)
+
+
+def lerp(out: Tensors, a: Tensors, b: Tensors, weight: float) -> None:
+    """``out = a + weight (b - a)``."""
+    if out[0].device.type == "cpu":
+        for o, x, y in zip(out, a, b, strict=True):
+            torch.lerp(x, y, weight, out=o)
+    else:
+        torch._foreach_copy_(out, a)
+        torch._foreach_lerp_(out, b, weight)
+
+
+def addcdiv(out: Tensors, a: Tensors, b: Tensors, c: Tensors, value: float) -> None:
+    """``out = a + value b / c``."""
+    if out[0].device.type == "cpu":
+        for o, x, y, z in zip(out, a, b, c, strict=True):
+            torch.addcdiv(x, y, z, value=value, out=o)
+    else:
+        torch._foreach_copy_(out, a)
+        torch._foreach_addcdiv_(out, b, c, value)

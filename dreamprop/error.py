@@ -155,7 +155,7 @@ def measure(
     reading = _Reading()
     norms: list[Norms] = []
     for i, state in enumerate(rolled):
-        reading.largest(("grad", i), drifts[i].grads)
+        reading.norm(("grad", i), drifts[i].grads)
         if i + 1 >= len(guesses):
             norms.append(Norms(None, {}, {}, False))
             continue
@@ -178,7 +178,8 @@ def measure(
     bad: list[str | None] = [None] * len(rolled)
     for (kind, i), name, value in reading.read():
         if kind == "grad":
-            bad[i] = name if bad[i] is None and not math.isfinite(value) else bad[i]
+            if bad[i] is None and not math.isfinite(value) and not _finite(drifts[i].grads[name]):
+                bad[i] = name
         elif kind == "bits":
             norms[i].differs |= value != 0
         else:
@@ -191,8 +192,14 @@ def measure(
 def nonfinite(drift: Drift) -> str | None:
     """The first parameter whose gradient holds a NaN or an Inf; waits for the device once."""
     reading = _Reading()
-    reading.largest(("grad", 0), drift.grads)
-    return next((name for _, name, value in reading.read() if not math.isfinite(value)), None)
+    reading.norm(("grad", 0), drift.grads)
+    suspects = (name for _, name, value in reading.read() if not math.isfinite(value))
+    return next((name for name in suspects if not _finite(drift.grads[name])), None)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether every value is finite; asked only where a norm is not, since it waits for the device."""
+    return bool(tensor.isfinite().all())
 
 
 class _Reading:
@@ -207,11 +214,13 @@ class _Reading:
             self._labels.setdefault(value.dtype, []).append((kind, name))
             self._values.setdefault(value.dtype, []).append(value)
 
-    def largest(self, kind: tuple[str, int], tensors: Mapping[str, Tensor]) -> None:
-        """Largest magnitude of each tensor; NaN and Inf show in it."""
+    def norm(self, kind: tuple[str, int], tensors: Mapping[str, Tensor]) -> None:
+        """Norm of each tensor: NaN and Inf show in it, and a sum of squares that overflows looks like one."""
         named = {name: t.detach() for name, t in tensors.items() if t.numel()}
-        if named:
-            self._add(kind, list(named), torch._foreach_norm(list(named.values()), ord=math.inf))
+        for dtype in {t.dtype for t in named.values()}:
+            some = {name: t for name, t in named.items() if t.dtype == dtype}
+            wide = torch.float32 if dtype.itemsize < 4 else None
+            self._add(kind, list(some), torch._foreach_norm(list(some.values()), ord=2, dtype=wide))
 
     def difference(self, kind: tuple[str, int], a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
         """Norms of a - b, of the tensors of a."""

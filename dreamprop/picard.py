@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from dreamprop.error import ERROR_RULES, Paper, Rule, Step, measure
 from dreamprop.evaluate import EVALUATORS, Evaluator
+from dreamprop.memory import reuse
 from dreamprop.predict import PREDICTORS
 from dreamprop.process import NonFiniteDrift, Process, group_of, groups
 from dreamprop.rollout import rollout
@@ -28,6 +29,7 @@ from dreamprop.window import advance, end_of, fill
 T = TypeVar("T")
 
 
+@reuse()
 def solve(
     process: Process,
     num_steps: int,

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable
 
 from dreamprop.error import nonfinite
+from dreamprop.memory import reuse
 from dreamprop.process import NonFiniteDrift, Process, group_of
 from dreamprop.solution import Round, Solution, Stats, start
 from dreamprop.state import State
 
 
+@reuse()
 def solve_sequential(
     process: Process,
     num_steps: int,

@@ -107,7 +107,7 @@ class Wrapped:
         )
 
     def drift(self, state: State) -> Drift:
-        """Gradients of the loss at a state; in aux each buffer before, ``old/<name>``, and after, ``new/<name>``."""
+        """Gradients at a state; in aux each buffer before it, ``old/<name>``, and after, ``new/<name>``."""
         scratch = self._module
         parameters, buffers = dict(scratch.named_parameters()), dict(scratch.named_buffers())
         held = {name: parameters[name] for names in self._names for name in names}
@@ -127,7 +127,7 @@ class Wrapped:
                     f"loss_fn must return a scalar with a gradient, got {loss!r}; use its module"
                 )
             loss.backward()
-        # a parameter without a part in the loss has no gradient: the optimiser passes over it, as in the plain loop
+        # a parameter without a part in the loss has no gradient, and the optimiser passes over it
         grads = {name: p.grad for name, p in held.items() if p.grad is not None}
         for parameter in parameters.values():
             parameter.grad = None
@@ -139,8 +139,8 @@ class Wrapped:
     def update(self, state: State, drift: Drift) -> State:
         """One step of the optimiser on copies, with the options that its schedule has at this step.
 
-        Buffers: the change that the drift saw is applied to this state's, ``b + (new - old)``, so that running
-        averages and counters go on from accepted values; where b is the old value the result is the new one.
+        Buffers: the change that the drift saw is applied to this state's, ``b + (new - old)``, so that
+        running averages and counters go on from accepted values; where b is the old value it becomes the new.
         """
         scratch = self._optimizer
         scratch.state.clear()
@@ -179,9 +179,7 @@ class Wrapped:
                 own = {f"{n}/{k}": v for n in some for k, v in by_name[n].items()}
                 new_params, new_moments = twin.predict({n: params[n] for n in some}, own, count)
                 params.update(new_params)
-                moments.update(new_moments)
-                # the step count that the optimiser keeps goes on too
-                moments.update({k: v + 1 for k, v in own.items() if k.endswith("/step")})
+                moments.update({k: v for k, v in new_moments.items() if k in own})
         return State(params, moments, state.buffers, state.step + 1)
 
     def groups(self, step: int) -> Mapping[str, Group]:

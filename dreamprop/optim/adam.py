@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from dreamprop.blocks import Tensors as Many
-from dreamprop.blocks import blocks, like
+from dreamprop.blocks import addcdiv, blocks, lerp, like, mul
 from dreamprop.optim.base import Grouped, ParamGroup, Schedule, Tensors
+
+SEEN = "/updates"
+"""How many updates the moments of a prediction have seen; no parameter's moment is called that."""
 
 
 class Adam(Grouped):
@@ -47,6 +50,7 @@ class Adam(Grouped):
         """One step with these gradients."""
         self._check(params, moments, grads)
         new_params, new_moments = dict(params), dict(moments)
+        new_moments.pop(SEEN, None)
         for names, at in self._groups.values():
             o = at(step)
             bias1, bias2 = 1 - o["beta1"] ** (step + 1), 1 - o["beta2"] ** (step + 1)
@@ -54,23 +58,23 @@ class Adam(Grouped):
             new = [like(ts) for ts in old]
             for _, (grad, *pieces) in blocks([grads[n] for n in names], *old, *new):
                 g: Many = grad
-                for source, target in zip(pieces[: len(old)], pieces[len(old) :], strict=True):
-                    torch._foreach_copy_(target, source)
-                p, m, v, *largest = pieces[len(old) :]
+                p: Many = pieces[0]
+                new_p, m, v, *largest = pieces[len(old) :]
                 if o["weight_decay"] != 0:
                     if self.decoupled:
-                        torch._foreach_mul_(p, 1 - o["lr"] * o["weight_decay"])
+                        p = torch._foreach_mul(p, 1 - o["lr"] * o["weight_decay"])
                     else:
                         g = torch._foreach_add(g, p, alpha=o["weight_decay"])
-                torch._foreach_lerp_(m, g, 1 - o["beta1"])
-                torch._foreach_mul_(v, o["beta2"])
+                lerp(m, pieces[1], g, 1 - o["beta1"])
+                mul(v, pieces[2], o["beta2"])
                 torch._foreach_addcmul_(v, g, g, 1 - o["beta2"])
                 if largest:
+                    torch._foreach_copy_(largest[0], pieces[3])
                     torch._foreach_maximum_(largest[0], v)
                 denominator = torch._foreach_sqrt(largest[0] if largest else v)
                 torch._foreach_div_(denominator, bias2**0.5)
                 torch._foreach_add_(denominator, o["eps"])
-                torch._foreach_addcdiv_(p, m, denominator, -(o["lr"] / bias1))
+                addcdiv(new_p, p, m, denominator, -(o["lr"] / bias1))
             new_params.update(zip(names, new[0], strict=True))
             for moment, tensors in zip(self.moments, new[1:], strict=True):
                 new_moments.update(zip((f"{n}/{moment}" for n in names), tensors, strict=True))
@@ -79,38 +83,31 @@ class Adam(Grouped):
     def predict(self, params: Tensors, moments: Tensors, step: int) -> tuple[Tensors, Tensors]:
         """One step as if gradient and squared gradient equalled their running means ``m_hat`` and ``v_hat``.
 
-        Those means then stay what they are, so the moments are only scaled to the bias correction of the next
-        step. Before the first update there is no mean, and the prediction is a copy.
+        Those means then stay what they are. So the moments are handed on as they are, with a note of how many
+        updates they have seen, which is what their bias is corrected for. Before the first update there is no
+        mean, and the prediction is a copy.
         """
         self._check(params, moments)
-        new_params, new_moments = dict(params), dict(moments)
-        if step == 0:
+        seen = moments.get(SEEN, torch.tensor(step))
+        new_params, new_moments = dict(params), {**moments, SEEN: seen}
+        count = int(seen.item())
+        if count == 0:
             return new_params, new_moments
         for names, at in self._groups.values():
             o = at(step)
-            bias1, bias2 = 1 - o["beta1"] ** step, 1 - o["beta2"] ** step
-            growth = (1 - o["beta1"] ** (step + 1)) / bias1, (1 - o["beta2"] ** (step + 1)) / bias2
-            ps, ms, vs = (
-                [params[n] for n in names],
-                *([moments[f"{n}/{m}"] for n in names] for m in self.moments[:2]),
-            )
-            tops = [moments[f"{n}/max_exp_avg_sq"] for n in names] if self.amsgrad else vs
-            new_ps, new_ms, new_vs = like(ps), like(ms), like(vs)
-            for _, (p, m, v, top, new_p, new_m, new_v) in blocks(ps, ms, vs, tops, new_ps, new_ms, new_vs):
-                torch._foreach_copy_(new_p, p)
+            bias1, bias2 = 1 - o["beta1"] ** count, math.sqrt(1 - o["beta2"] ** count)
+            top = "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
+            ps, ms = [params[n] for n in names], [moments[f"{n}/exp_avg"] for n in names]
+            vs, new_ps = [moments[f"{n}/{top}"] for n in names], like(ps)
+            for _, (piece, m, v, new_p) in blocks(ps, ms, vs, new_ps):
+                p: Many = piece
                 if self.decoupled and o["weight_decay"] != 0:
-                    torch._foreach_mul_(new_p, 1 - o["lr"] * o["weight_decay"])
+                    p = torch._foreach_mul(p, 1 - o["lr"] * o["weight_decay"])
                 # m_hat / (sqrt(v_hat) + eps), with sqrt(1 - b2^t) taken out of the denominator
-                denominator = torch._foreach_sqrt(top)
-                torch._foreach_add_(denominator, o["eps"] * math.sqrt(bias2))
-                torch._foreach_addcdiv_(new_p, m, denominator, -o["lr"] * math.sqrt(bias2) / bias1)
-                for source, target, scale in ((m, new_m, growth[0]), (v, new_v, growth[1])):
-                    torch._foreach_copy_(target, source)
-                    if scale != 1:
-                        torch._foreach_mul_(target, scale)
+                denominator = torch._foreach_sqrt(v)
+                torch._foreach_add_(denominator, o["eps"] * bias2)
+                addcdiv(new_p, p, m, denominator, -o["lr"] * bias2 / bias1)
             new_params.update(zip(names, new_ps, strict=True))
-            new_moments.update(zip((f"{n}/exp_avg" for n in names), new_ms, strict=True))
-            new_moments.update(zip((f"{n}/exp_avg_sq" for n in names), new_vs, strict=True))
         return new_params, new_moments
 
 
