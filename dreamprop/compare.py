@@ -124,7 +124,7 @@ def write_report(
     plotted = {"accelerated": logs["accelerated"], "sequential": logs["baseline"]}
     files.write_text(place / "report.html", report.page(values, images, plotted))
     print(
-        f"{values['speedup_wall']:.2f} times faster by the clock, "
+        f"{values['speedup_wall']:.2f} times the speed by the clock, "
         f"{values['speedup_rounds']:.2f} times fewer rounds; "
         f"{values['psnr_db']:.1f} dB to the sequential run "
         f"({values['seed_noise_psnr_db']:.1f} dB with other noise)"

@@ -24,27 +24,35 @@ figcaption { font-size: .9rem; color: #555; } img, svg { max-width: 100%; height
 """
 
 
+UNITS = {"step": "nominal steps", "paper": "mean square x 1e6"}
+"""What the errors of a rule are measured in."""
+
+
 def embed(content: bytes, kind: str) -> str:
     """Bytes as a URL that needs no other file."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def plot(logs: Mapping[str, RoundLog]) -> str:
+def plot(logs: Mapping[str, RoundLog], unit: str) -> str:
     """Stride and error of each run over the steps, as an SVG element.
 
     Args:
         logs: the rounds of runs by their label.
+        unit: of the errors.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     strides, errors = figure.subplots(2, 1, sharex=True)
     for label, log in logs.items():
         steps = [int(row["step"]) for row in log.rows]
-        strides.step(steps, [int(row["stride"]) for row in log.rows], where="pre", label=label)
-        errors.plot(steps, [float(row["error"]) for row in log.rows], marker=".", label=label)
+        taken = [int(row["stride"]) for row in log.rows]
+        strides.step([0, *steps], [*taken[:1], *taken], where="pre", label=label)
+        largest = [float(row["error"]) for row in log.rows]
+        if any(largest):
+            errors.plot(steps, largest, marker=".", label=label)
     strides.set_ylabel("steps a round")
     strides.set_ylim(bottom=0)
     strides.legend()
-    errors.set_ylabel("error accepted\n[nominal steps]")
+    errors.set_ylabel(f"largest error accepted\n[{unit}]")
     errors.set_ylim(bottom=0)
     errors.set_xlabel("step")
     buffer = io.StringIO()
@@ -105,7 +113,7 @@ def page(
 <html lang="en"><head><meta charset="utf-8"><title>{prompt}: sequential and accelerated</title>
 <style>{STYLE}</style></head><body>
 <h1>“{prompt}”, sequential and accelerated</h1>
-<p class="big"><b>{report["speedup_wall"]:.2f}</b> times faster by the clock,
+<p class="big"><b>{report["speedup_wall"]:.2f}</b> times the speed by the clock,
 <b>{report["speedup_rounds"]:.2f}</b> times fewer rounds; the views agree with the sequential run's to
 <b>{report["psnr_db"]:.1f} dB</b> (SSIM {report["ssim"]:.3f}). A sequential run with other noise agrees with
 it to {report["seed_noise_psnr_db"]:.1f} dB (SSIM {report["seed_noise_ssim"]:.3f}).</p>
@@ -115,7 +123,7 @@ it to {report["seed_noise_psnr_db"]:.1f} dB (SSIM {report["seed_noise_ssim"]:.3f
 <h2>Views</h2>
 {views}
 <h2>Stride and error over the steps</h2>
-{plot(logs)}
+{plot(logs, UNITS[report["accelerated"]["error_rule"]])}
 <p class="small">window {report["accelerated"]["window"]}, tolerance {report["accelerated"]["tolerance"]:g},
 evaluator {html.escape(report["accelerated"]["evaluator"])}, seed {report["accelerated"]["seed"]},
 {report["accelerated"]["threads"]} threads, {html.escape(report["accelerated"]["device"])}.</p>

@@ -32,6 +32,7 @@ def summarize(
         "seconds_per_step": seconds / steps,
         "window": 1 if sequential else config.parallel.window,
         "tolerance": config.parallel.tolerance,
+        "error_rule": config.parallel.error_rule,
         "evaluator": "serial" if sequential else evaluator_name(process, experiment),
         "world_size": 1,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
