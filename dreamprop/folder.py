@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from dreamprop.config import InputError
+from dreamprop.files import writing
 
 LONGEST = 120
 """Bytes of a tag: file systems end at 255, and a time stamp wants room."""
@@ -51,19 +52,30 @@ def tag_of(prompt: str) -> str:
     return component(tag, "tag (made from the prompt)")
 
 
-def choose(root: Path, name: str, tag: str) -> Path:
-    """The folder of a new run; a time stamp is added when the plain one is taken, so nothing is overwritten.
+def claim(root: Path, name: str, tag: str) -> Path:
+    """Make the folder of a new run; where the plain one is taken, a time stamp is added.
 
     Args:
         root: `exp_root_dir`.
         name: `name`.
         tag: `tag`, or the one made from the prompt; a time stamp that it carries already is replaced.
+
+    Returns:
+        The folder, which did not exist before, also when several runs claim theirs at the same time.
+
+    Raises:
+        InputError: it cannot be made.
     """
     tag = re.sub(r"@\d{8}-\d{6}(-\d+)?$", "", component(tag, "tag"))
-    plain = root / component(name, "name") / tag
-    folder, count = plain, 0
-    while folder.exists():
-        count += 1
-        stamp = time.strftime("%Y%m%d-%H%M%S") + (f"-{count}" if count > 1 else "")
-        folder = plain.with_name(f"{tag}@{stamp}")
-    return folder
+    parent = root / component(name, "name")
+    folder, count = parent / tag, 0
+    with writing(folder):
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                count += 1
+                stamp = time.strftime("%Y%m%d-%H%M%S") + (f"-{count}" if count > 1 else "")
+                folder = parent / f"{tag}@{stamp}"

@@ -1,5 +1,6 @@
 """Saving a run and going on with it."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def load(experiment: Experiment, resume: Path) -> tuple[Path, State]:
     Raises:
         InputError: there is none, it is damaged, it is of another process, or lies beyond the last step.
     """
-    path = newest(resume) if resume.is_dir() else resume
+    path = newest(resume) if os.path.isdir(resume) else resume
     try:
         state, meta = checkpoint.load(path)
     except (ValueError, OSError) as error:

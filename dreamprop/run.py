@@ -123,9 +123,8 @@ def open_folder(experiment: Experiment) -> tuple[Experiment, Path]:
         InputError: the folder cannot be written.
     """
     config = experiment.config
-    place = folder.choose(Path(config.exp_root_dir), config.name, config.tag)
+    place = folder.claim(Path(config.exp_root_dir), config.name, config.tag)
     experiment = retag(experiment, place.name)
-    files.make_folder(place)
     files.write_text(place / "config.yaml", OmegaConf.to_yaml(experiment.tree))
     return experiment, place
 

@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from dreamprop import checkpoint, files
+from dreamprop import checkpoint, files, folder
 from dreamprop.cli import main
 from dreamprop.config import InputError
 
@@ -25,7 +26,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("root", ["/proc/outputs", "toy.yaml/outputs", "/dev/null/outputs"])
+@pytest.mark.parametrize("root", ["/proc/outputs", "/sys/outputs", "toy.yaml/outputs", "x" * 300])
 def test_an_output_folder_that_cannot_be_made(cli: Cli, refused: Refused, place: Path, root: str) -> None:
     line = refused(cli("--train", f"exp_root_dir={root}"))
     assert root in line and "exp_root_dir=FOLDER" in line
@@ -37,6 +38,12 @@ def test_a_read_only_output_folder(cli: Cli, refused: Refused) -> None:
     Path("outputs").mkdir()
     Path("outputs").chmod(0o555)
     assert "Permission denied" in refused(cli("--train"))
+
+
+def test_runs_that_start_at_the_same_time_do_not_share_a_folder(place: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: folder.claim(place / "outputs", "toy", "same"), range(24)))
+    assert len(set(found)) == 24 and all(path.parent == place / "outputs" / "toy" for path in found)
 
 
 def test_a_full_disk_while_saving_keeps_the_last_checkpoint(
