@@ -58,6 +58,8 @@ def save(
         "step": state.step,
         "sha256": hashlib.sha256(data).hexdigest(),
         "bytes": len(data),
+        # the file sorts names; a process may draw or add up in the order of its parameters
+        "names": list(tensors),
         "meta": dict(meta),
     }
     text = json.dumps(about, indent=2, allow_nan=False).encode()
@@ -172,11 +174,16 @@ def _read(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(
             f"checkpoint must be safetensors, got {path} ({error}); give one that dreamprop wrote"
         ) from None
+    names = about.get("names")
+    if not isinstance(names, list) or sorted(map(str, names)) != sorted(tensors):
+        raise ValueError(
+            f"checkpoint must hold the tensors it names, got others in {path}; use an earlier one"
+        )
     if any(key.partition("/")[0] not in PARTS for key in tensors):
         raise ValueError(
             f"checkpoint must hold {', '.join(PARTS)}, got others in {path}; give one that dreamprop wrote"
         )
-    return about, tensors
+    return about, {name: tensors[name] for name in names}
 
 
 def _sync(folder: Path) -> None:

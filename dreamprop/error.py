@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dreamprop.blocks import blocks
 from dreamprop.process import Group
-from dreamprop.state import Drift, State, check_names
+from dreamprop.state import Drift, State, check_shapes
 
 TINY = math.ulp(0.0)
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -160,7 +160,7 @@ def measure(
             norms.append(Norms(None, {}, {}, False))
             continue
         guess, before = guesses[i + 1], rolled[i - 1] if i else guesses[0]
-        _check_shapes(state, guess)
+        check_shapes(guess, state)
         named = dict(state.params)
         named.update({n: state.buffers[n] for g in groups[i].values() for n in g.names if n not in named})
         reading.difference(("error", i), named, {**guess.buffers, **guess.params})
@@ -250,16 +250,3 @@ class _Reading:
         parts = [torch.stack([v.to(device) for v in values]).to(wide) for values in self._values.values()]
         labels = [label for some in self._labels.values() for label in some]
         return [(*label, value) for label, value in zip(labels, torch.cat(parts).tolist(), strict=True)]
-
-
-def _check_shapes(state: State, guess: State) -> None:
-    for kind in ("params", "buffers"):
-        new: dict[str, Tensor] = getattr(state, kind)
-        old: dict[str, Tensor] = getattr(guess, kind)
-        check_names(f"{kind} entering step {state.step}", new, old)
-        for name, tensor in new.items():
-            if tensor.shape != old[name].shape:
-                raise ValueError(
-                    f"shape of {name} must not change at step {state.step}, no boundary, "
-                    f"got {tuple(old[name].shape)} then {tuple(tensor.shape)}; add {state.step} to boundaries"
-                )

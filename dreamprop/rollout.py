@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dreamprop.process import Process
-from dreamprop.state import Drift, State
+from dreamprop.state import Drift, State, check_shapes
 
 
 def rollout(process: Process, base: State, drifts: Sequence[Drift]) -> list[State]:
@@ -22,9 +22,12 @@ def rollout(process: Process, base: State, drifts: Sequence[Drift]) -> list[Stat
     states = []
     state = base
     for drift in drifts:
-        step = state.step
-        state = process.update(state, drift)
-        if state.step != step + 1:
-            raise ValueError(f"update must return step {step + 1}, got {state.step}; add one to the step")
+        before, state = state, process.update(state, drift)
+        if state.step != before.step + 1:
+            raise ValueError(
+                f"update must return step {before.step + 1}, got {state.step}; add one to the step"
+            )
+        if state.step not in process.boundaries:
+            check_shapes(before, state)
         states.append(state)
     return states

@@ -80,3 +80,21 @@ def check_names(what: str, got: Collection[str], expected: Collection[str]) -> N
         raise ValueError(
             f"{what} must name no other tensor, got {', '.join(extra[:5])}; drop {len(extra)} name(s)"
         )
+
+
+def check_shapes(before: State, after: State) -> None:
+    """Shapes change at boundaries only.
+
+    Raises:
+        ValueError: parameters or buffers of the two states differ in names or shapes.
+    """
+    for kind in ("params", "buffers"):
+        old: dict[str, Tensor] = getattr(before, kind)
+        new: dict[str, Tensor] = getattr(after, kind)
+        check_names(f"{kind} entering step {after.step}", new, old)
+        for name, tensor in new.items():
+            if tensor.shape != old[name].shape:
+                raise ValueError(
+                    f"shape of {name} must not change at step {after.step}, no boundary, "
+                    f"got {tuple(old[name].shape)} then {tuple(tensor.shape)}; add {after.step} to boundaries"
+                )

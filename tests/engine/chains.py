@@ -9,6 +9,7 @@ from torch import Tensor
 
 import dreamprop as dp
 from dreamprop.optim import OPTIMIZERS, ParamGroup
+from dreamprop.resize import resize_moments, resize_params
 from dreamprop.rng import generator
 
 OPTIONS = {
@@ -82,3 +83,33 @@ def shuffled(process: dp.Process, states: Sequence[dp.State]) -> list[dp.Drift]:
     order = torch.randperm(len(states), generator=generator(1, states[0].step)).tolist()
     drifts = {i: process.drift(states[i]) for i in order}
     return [drifts[i] for i in range(len(states))]
+
+
+class Growing(Toy):
+    """The same chain with parameter ``b`` growing by splits and shrinking by pruning on a schedule."""
+
+    boundaries: Sequence[int] = (4, 5, 13, 20)
+
+    @property
+    def schedule(self) -> dict[int, float]:
+        """By boundary, the number of rows after it as a multiple of those before."""
+        return {4: 2.0, 5: 1.4, 13: 0.5, 20: 3.0}
+
+    def update(self, state: dp.State, drift: dp.Drift) -> dp.State:
+        state = super().update(state, drift)
+        factor = self.schedule.get(state.step)
+        if factor is None:
+            return state
+        g = generator(self.seed, state.step, "split")
+        old = state.params["b"].shape[0]
+        index = torch.randint(old, (int(old * factor),), generator=g)
+        fresh = torch.rand(index.shape, generator=g) < 0.5
+        noise = torch.randn(index.shape, generator=g, dtype=torch.float64).to(self.dtype)
+        values = {"b": state.params["b"][index] + 0.01 * noise}
+        params = resize_params(state.params, ["b"], index, values, fresh)
+        moments = resize_moments(state.moments, ["b"], index, fresh)
+        return dp.State(params, moments, state.buffers, state.step)
+
+    def predict(self, state: dp.State) -> dp.State:
+        assert state.step + 1 not in self.boundaries, "a state behind a boundary cannot be guessed"
+        return super().predict(state)
