@@ -2,8 +2,8 @@
 
     python -m dreamprop.prior.evaluate
 
-The judge is scored on fresh renders (a seed that nothing was trained on); the diffusion model by what the judge names in
-its samples: every single-object prompt, `--samples` times, DDIM with classifier-free guidance.
+The judge is scored on fresh renders (a seed that nothing was trained on); the diffusion model by what the judge
+names in its samples: every single-object prompt, `--samples` times, DDIM with classifier-free guidance.
 """
 
 from __future__ import annotations
@@ -73,13 +73,18 @@ def judge_accuracy(judge_folder: Path, views: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="measure the embedded model and the judge", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="measure the embedded model and the judge",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--model", type=Path, default=FOLDER)
     parser.add_argument("--judge", type=Path, default=JUDGE)
     parser.add_argument("--samples", type=int, default=2, help="samples a prompt")
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
     parser.add_argument("--scale", type=float, default=3.0, help="guidance scale of the samples")
-    parser.add_argument("--views", type=int, default=150, help="fresh renders a shape for the judge's own score")
+    parser.add_argument(
+        "--views", type=int, default=150, help="fresh renders a shape for the judge's own score"
+    )
     parser.add_argument("--sheet", type=Path, default=None, help="write the samples as a picture here")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     args = parser.parse_args()
@@ -90,9 +95,20 @@ def main() -> None:
     asked = [p for _ in range(args.samples) for p in single_object_prompts()]
     pictures = sample(args.model, [p for p, _, _ in asked], args.steps, args.scale, SEED)
     right = [label == (s, c) for label, (_, s, c) in zip(jury.label(pictures), asked, strict=True)]
-    by_shape = {s: sum(r for r, a in zip(right, asked, strict=True) if a[1] == s) / (args.samples * len(COLORS)) for s in SHAPES}
-    by_color = {c: sum(r for r, a in zip(right, asked, strict=True) if a[2] == c) / (args.samples * len(SHAPES)) for c in COLORS}
-    figures["samples"] = {"samples": len(asked), "both": sum(right) / len(right), "by_shape": by_shape, "by_color": by_color}
+    by_shape = {
+        s: sum(r for r, a in zip(right, asked, strict=True) if a[1] == s) / (args.samples * len(COLORS))
+        for s in SHAPES
+    }
+    by_color = {
+        c: sum(r for r, a in zip(right, asked, strict=True) if a[2] == c) / (args.samples * len(SHAPES))
+        for c in COLORS
+    }
+    figures["samples"] = {
+        "samples": len(asked),
+        "both": sum(right) / len(right),
+        "by_shape": by_shape,
+        "by_color": by_color,
+    }
     print("samples under the judge:", json.dumps(figures["samples"]), flush=True)
     if args.sheet:
         sheet(pictures, len(COLORS)).save(args.sheet)

@@ -12,6 +12,7 @@ Shapes: images [N, 3, H, W] in [0, 1].
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 from pathlib import Path
@@ -38,9 +39,17 @@ class Judge(nn.Module):
         super().__init__()
         widths = (3, width, 2 * width, 3 * width, 4 * width)
         layers: list[nn.Module] = []
-        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
-            layers += [nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
-        layers += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1, bias=False), nn.BatchNorm2d(widths[-1]), nn.ReLU()]
+        for i, (a, b) in enumerate(itertools.pairwise(widths)):
+            layers += [
+                nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1, bias=False),
+                nn.BatchNorm2d(b),
+                nn.ReLU(),
+            ]
+        layers += [
+            nn.Conv2d(widths[-1], widths[-1], 3, padding=1, bias=False),
+            nn.BatchNorm2d(widths[-1]),
+            nn.ReLU(),
+        ]
         self.body = nn.Sequential(*layers)
         self.shape = nn.Linear(5 * widths[-1], len(SHAPES))
         self.color = nn.Linear(5 * widths[-1], len(COLORS))
@@ -59,7 +68,10 @@ class Judge(nn.Module):
             images = F.interpolate(images, (SIZE, SIZE), mode="area")
         shape, color = self(images)
         names = list(COLORS)
-        return [(SHAPES[s], names[c]) for s, c in zip(shape.argmax(1).tolist(), color.argmax(1).tolist(), strict=True)]
+        return [
+            (SHAPES[s], names[c])
+            for s, c in zip(shape.argmax(1).tolist(), color.argmax(1).tolist(), strict=True)
+        ]
 
     def names(self, images: Tensor, prompt: str) -> list[bool]:
         """Tell for each image whether the judge's first choice is the prompt's (first) object."""
@@ -74,7 +86,12 @@ def load(folder: Path = JUDGE) -> Judge:
         FileNotFoundError: there is none in the folder.
     """
     judge = Judge(**json.loads((folder / "config.json").read_text()))
-    judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()})
+    judge.load_state_dict(
+        {
+            k: v.float() if v.is_floating_point() else v
+            for k, v in load_file(folder / "model.safetensors").items()
+        }
+    )
     return judge.eval().requires_grad_(False)
 
 
@@ -123,7 +140,9 @@ def train(out: Path, steps: int, views: int, batch: int, lr: float) -> None:
     for step in track(range(steps), description="judge"):
         pictures, shape, color = augmented(atlas, batch, generator(SEED, step, "prior/judge"))
         by_shape, by_color = judge(pictures)
-        loss = F.cross_entropy(by_shape, shape, label_smoothing=0.02) + F.cross_entropy(by_color, color, label_smoothing=0.02)
+        loss = F.cross_entropy(by_shape, shape, label_smoothing=0.02) + F.cross_entropy(
+            by_color, color, label_smoothing=0.02
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -139,7 +158,9 @@ def train(out: Path, steps: int, views: int, batch: int, lr: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="train the judge", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="train the judge", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/judge"))
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--views", type=int, default=700, help="traced views a shape")

@@ -77,7 +77,9 @@ class TextToImage:
 
     def tokens(self, prompts: list[str]) -> Tensor:
         """Token ids [B, MAX_TOKENS]."""
-        batch = self.tokenizer(prompts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+        batch = self.tokenizer(
+            prompts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        )
         return batch.input_ids
 
     def save(self, folder: Path) -> None:

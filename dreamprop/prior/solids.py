@@ -157,7 +157,7 @@ SOLIDS: dict[str, list[Part]] = {
         (at(0, 0, -0.34, cylinder(0.2, 0.4)), CREAM),
     ],
 }
-"""Every shape word of the vocabulary; each composite but the tree, the table and the mushroom looks different from its back."""
+"""Every shape word of the vocabulary; mug, snowman and house look different from their backs."""
 
 _HALF_HEIGHT = {
     "sphere": 0.68, "cube": 0.5, "cone": 0.62, "cylinder": 0.6, "torus": 0.22, "capsule": 0.76, "pyramid": 0.52,
@@ -165,7 +165,7 @@ _HALF_HEIGHT = {
 
 
 def pair(upper: str, lower: str, relation: str) -> list[Part]:
-    """Two primitives together: `atop` stacks them along z, `beside` puts them along y; slot 0 is the one named first."""
+    """Two primitives: `atop` stacks them along z, `beside` puts them along y; slot 0 is named first."""
     size = 0.56
     (f, _), (g, _) = SOLIDS[upper][0], SOLIDS[lower][0]
     if relation == "atop":

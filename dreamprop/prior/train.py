@@ -40,7 +40,13 @@ def load_atlas(folder: Path, seed: int, views: int, pair_views: int) -> Atlas:
         print(f"rendering {views} views a shape and {pair_views} a pair of shapes ...", flush=True)
         atlas = build_atlas(seed, views, pair_views)
         words = torch.tensor([("front", "side", "back", "overhead").index(v) for v in atlas.views])
-        fields = {"layers": atlas.layers, "shape": atlas.shape, "other": atlas.other, "relation": atlas.relation, "view": words}
+        fields = {
+            "layers": atlas.layers,
+            "shape": atlas.shape,
+            "other": atlas.other,
+            "relation": atlas.relation,
+            "view": words,
+        }
         write_tensors({k: v.contiguous() for k, v in fields.items()}, path)
     read = load_file(path)
     views_read = [("front", "side", "back", "overhead")[int(i)] for i in read["view"]]
@@ -60,7 +66,9 @@ def diffusion_loss(model: TextToImage, pictures: Tensor, captions: list[str], g:
     n = len(x)
     dropped = torch.rand(n, generator=g) < 0.1
     captions = ["" if d else c for c, d in zip(captions, dropped.tolist(), strict=True)]
-    t = (torch.rand(n, generator=g) + torch.arange(n)) / n * model.scheduler.config.num_train_timesteps  # stratified
+    t = (
+        (torch.rand(n, generator=g) + torch.arange(n)) / n * model.scheduler.config.num_train_timesteps
+    )  # stratified
     t = t.long()
     noise = torch.randn(x.shape, generator=g)
     noisy = model.scheduler.add_noise(x, noise, t)
@@ -75,11 +83,13 @@ def train(args: argparse.Namespace) -> None:
     atlas = load_atlas(out, args.seed, args.views, args.pair_views)
     model = TextToImage.create(args.seed)
     if args.channels_last:
-        model.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.unet.to(memory_format=torch.channels_last)
     both = nn.ModuleDict({"unet": model.unet, "text_encoder": model.text_encoder})
     average = copy.deepcopy(both).requires_grad_(False)
     names = [name for name, _ in both.named_parameters()]
     params = [p for _, p in both.named_parameters()]
+    smoothed: list[Tensor] = list(average.parameters())
+    weights: list[Tensor] = list(params)
     optimizer = torch.optim.AdamW(params, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, foreach=True)
     first, seconds = 0, 0.0
     state_file = out / "train.safetensors"
@@ -87,7 +97,9 @@ def train(args: argparse.Namespace) -> None:
         state = load_file(state_file)
         first, seconds = int(state.pop("step")), float(state.pop("seconds"))
         both.load_state_dict({k.removeprefix("now/"): v for k, v in state.items() if k.startswith("now/")})
-        average.load_state_dict({k.removeprefix("mean/"): v for k, v in state.items() if k.startswith("mean/")})
+        average.load_state_dict(
+            {k.removeprefix("mean/"): v for k, v in state.items() if k.startswith("mean/")}
+        )
         for name, p in zip(names, params, strict=True):
             optimizer.state[p] = {"step": torch.tensor(float(first))} | {
                 key: state[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")
@@ -101,14 +113,26 @@ def train(args: argparse.Namespace) -> None:
             state |= {f"{key}/{name}": optimizer.state[p][key] for key in ("exp_avg", "exp_avg_sq")}
         state |= {"step": torch.tensor(step), "seconds": torch.tensor(spent, dtype=torch.float64)}
         write_tensors({k: v.detach().contiguous() for k, v in state.items()}, state_file)
-        smooth = TextToImage(average["unet"], average["text_encoder"], model.tokenizer, model.scheduler)  # type: ignore[arg-type]
+        smooth = TextToImage(average["unet"], average["text_encoder"], model.tokenizer, model.scheduler)
         smooth.save(out / "model")
-        facts = {"steps": step, "seconds": round(spent), "batch": args.batch, "seed": args.seed, "torch": torch.__version__,
-                 "threads": torch.get_num_threads(), "pictures": len(atlas.layers)}  # fmt: skip
+        facts = {
+            "steps": step,
+            "seconds": round(spent),
+            "batch": args.batch,
+            "seed": args.seed,
+            "threads": torch.get_num_threads(),
+            "pictures": len(atlas.layers),
+            "torch": torch.__version__,
+        }
         (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     started, running = time.monotonic() - seconds, float("nan")
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress, open(out / "loss.csv", "a") as log:
         task = progress.add_task("training", total=args.steps, completed=first, loss=running)
         for step in range(first, args.steps):
@@ -122,9 +146,11 @@ def train(args: argparse.Namespace) -> None:
             nn.utils.clip_grad_norm_(params, 1.0, foreach=True)
             optimizer.step()
             keep = min(0.999, (step + 1) / (step + 10))
-            torch._foreach_lerp_(list(average.parameters()), params, 1 - keep)
+            torch._foreach_lerp_(smoothed, weights, 1 - keep)
             if not loss.isfinite():
-                raise FloatingPointError(f"the loss of step {step} is {loss.item()}; lower --lr and start again")
+                raise FloatingPointError(
+                    f"the loss of step {step} is {loss.item()}; lower --lr and start again"
+                )
             running = loss.item() if running != running else 0.98 * running + 0.02 * loss.item()
             progress.update(task, advance=1, loss=running)
             if (step + 1) % 50 == 0:
@@ -135,16 +161,28 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="train the embedded text-to-image model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("outputs/prior"), help="folder of the run; the same folder goes on")
+    parser = argparse.ArgumentParser(
+        description="train the embedded text-to-image model",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/prior"), help="folder of the run; the same folder goes on"
+    )
     parser.add_argument("--steps", type=int, default=9000, help="optimiser steps in all")
     parser.add_argument("--batch", type=int, default=32, help="pictures a step")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--views", type=int, default=1500, help="traced views a shape")
-    parser.add_argument("--pair-views", type=int, default=60, help="traced views a pair of shapes and relation")
+    parser.add_argument(
+        "--pair-views", type=int, default=60, help="traced views a pair of shapes and relation"
+    )
     parser.add_argument("--save-every", type=int, default=500, help="steps between saves")
-    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True, help="memory layout of the U-Net")
+    parser.add_argument(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="memory layout of the U-Net",
+    )
     train(parser.parse_args())
 
 

@@ -42,7 +42,7 @@ FILLERS = (
 )  # fmt: skip
 PHRASES = {"on top of": "atop", "standing on": "atop", "on": "atop", "next to": "beside", "near": "beside"}
 
-_PLURALS = {("boxes"): "cube", "tables": "table", "toruses": "torus"} | {
+_PLURALS = {"boxes": "cube", "tables": "table", "toruses": "torus"} | {
     word + "s": SYNONYMS.get(word, word) for word in (*SHAPES, *SYNONYMS) if not word.endswith(("s", "x"))
 }
 
@@ -52,7 +52,7 @@ REWRITES: tuple[tuple[str, str], ...] = (
     (rf"\b({'|'.join(FILLERS)})\b", ""),
     (r"[,.\s]+", " "),
 )
-"""Regular expressions applied in order to a lower-case prompt; the tokenizer that ships with the model holds the same."""
+"""Regular expressions applied in order to a lower-case prompt; the shipped tokenizer holds the same."""
 
 WORDS = (*COLORS, *SHAPES, *RELATIONS, *VIEWS)
 """What is left after the rewrites: the model's tokens."""
@@ -76,7 +76,9 @@ def parse(prompt: str) -> list[tuple[str, str]]:
     words = canonical(prompt)
     for word in words:
         if word not in WORDS:
-            known = difflib.get_close_matches(word, (*WORDS, *SYNONYMS, *FILLERS), n=3, cutoff=0.5) or WORDS[:10]
+            known = (
+                difflib.get_close_matches(word, (*WORDS, *SYNONYMS, *FILLERS), n=3, cutoff=0.5) or WORDS[:10]
+            )
             raise ValueError(
                 f"prompt {prompt!r} has the word {word!r}, which the embedded model does not know; "
                 f"nearest known words: {', '.join(known)} (all: {', '.join(WORDS)})"
@@ -92,13 +94,15 @@ def parse(prompt: str) -> list[tuple[str, str]]:
         colors = [w for w in phrase if w in COLORS]
         if len(shapes) != 1 or len(colors) != 1:
             raise ValueError(
-                f"prompt {prompt!r} must give each object one shape and one colour, got {' '.join(phrase) or 'nothing'!r}; "
+                f"prompt {prompt!r} must give each object one shape and one colour, "
+                f"got {' '.join(phrase) or 'nothing'!r}; "
                 f"write for example 'a red torus' or 'a red cube on top of a blue cylinder'"
             )
         objects.append((shapes[0], colors[0]))
     if len(objects) > 2 or (len(objects) == 2 and any(shape in COMPOSITES for shape, _ in objects)):
         raise ValueError(
-            f"prompt {prompt!r} must name one object or two of {', '.join(PRIMITIVES)}; the embedded model saw no others together"
+            f"prompt {prompt!r} must name one object or two of {', '.join(PRIMITIVES)}; "
+            "the embedded model saw no others together"
         )
     return objects
 

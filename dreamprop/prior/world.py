@@ -55,7 +55,9 @@ def view_word(elevation: Tensor, azimuth: Tensor) -> list[str]:
     return words
 
 
-def trace(parts: Sequence[Part], origin: Tensor, direction: Tensor, steps: int = 40) -> tuple[Tensor, Tensor, Tensor]:
+def trace(
+    parts: Sequence[Part], origin: Tensor, direction: Tensor, steps: int = 40
+) -> tuple[Tensor, Tensor, Tensor]:
     """Sphere-trace rays against the union of the parts.
 
     Args:
@@ -86,16 +88,20 @@ def trace(parts: Sequence[Part], origin: Tensor, direction: Tensor, steps: int =
     surface = (origin + t[:, None] * direction)[hit]
     corners = torch.tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]]) * 2e-3
     normal = torch.zeros_like(origin)
-    normal[hit] = F.normalize(sum(c * distance(surface + c)[:, None] for c in corners), dim=-1)  # type: ignore[arg-type]
+    normal[hit] = F.normalize(sum(c * distance(surface + c)[:, None] for c in corners), dim=-1)
     part = torch.zeros(len(origin), dtype=torch.long)
     part[hit] = torch.stack([f(surface) for f, _ in parts]).argmin(dim=0)
     return hit, normal, part
 
 
-def cameras(elevation: Tensor, azimuth: Tensor, distance: Tensor, fovy: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Rays of pinhole cameras that look at the origin, z up: origins and unit directions [N, size * size, 3]; degrees."""
+def cameras(
+    elevation: Tensor, azimuth: Tensor, distance: Tensor, fovy: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Rays of pinhole cameras that look at the origin, z up, in degrees: origins, unit directions [N, size², 3]."""
     e, a = elevation.deg2rad(), azimuth.deg2rad()
-    back = torch.stack([e.cos() * a.cos(), e.cos() * a.sin(), e.sin()], -1)  # [N, 3], from the origin to the camera
+    back = torch.stack(
+        [e.cos() * a.cos(), e.cos() * a.sin(), e.sin()], -1
+    )  # [N, 3], from the origin to the camera
     right = torch.stack([-a.sin(), a.cos(), torch.zeros_like(a)], -1)
     up = torch.linalg.cross(back, right)
     half = (fovy.deg2rad() / 2).tan()[:, None, None]  # [N, 1, 1]
@@ -107,14 +113,18 @@ def cameras(elevation: Tensor, azimuth: Tensor, distance: Tensor, fovy: Tensor, 
     return origin, direction
 
 
-def render_layers(parts: Sequence[Part], n: int, g: torch.Generator, size: int = SIZE) -> tuple[Tensor, list[str]]:
+def render_layers(
+    parts: Sequence[Part], n: int, g: torch.Generator, size: int = SIZE
+) -> tuple[Tensor, list[str]]:
     """Render n random views of a solid, anti-aliased by 2 x 2 rays a pixel.
 
     Returns:
         layers [n, 6, size, size] and the view word of each.
     """
     elevation, azimuth = _uniform(n, *ELEVATION, g), _uniform(n, -180, 180, g)
-    origin, direction = cameras(elevation, azimuth, _uniform(n, *DISTANCE, g), _uniform(n, *FOVY, g), 2 * size)
+    origin, direction = cameras(
+        elevation, azimuth, _uniform(n, *DISTANCE, g), _uniform(n, *FOVY, g), 2 * size
+    )
     scale = _uniform(n, 0.9, 1.1, g)[:, None, None]
     shift = 0.05 * torch.randn(n, 1, 3, generator=g).clamp(-1.5, 1.5)
     hit, normal, part = trace(parts, ((origin - shift) / scale).reshape(-1, 3), direction.reshape(-1, 3))
@@ -167,8 +177,15 @@ class Atlas:
         first = torch.randint(len(COLORS), (n,), generator=g)
         second = (first + 1 + torch.randint(len(COLORS) - 1, (n,), generator=g)) % len(COLORS)
         jitter = 0.03 * torch.randn(2, n, 3, generator=g)
-        pictures = compose(layers, PALETTE[first] + jitter[0], PALETTE[second] + jitter[1], background(n, g, layers.shape[-1]))
-        captions = [self._caption(int(i), int(a), int(b), g) for i, a, b in zip(index, first, second, strict=True)]
+        pictures = compose(
+            layers,
+            PALETTE[first] + jitter[0],
+            PALETTE[second] + jitter[1],
+            background(n, g, layers.shape[-1]),
+        )
+        captions = [
+            self._caption(int(i), int(a), int(b), g) for i, a, b in zip(index, first, second, strict=True)
+        ]
         return pictures, first, captions
 
     def _caption(self, i: int, first: int, second: int, g: torch.Generator) -> str:
@@ -186,11 +203,15 @@ class Atlas:
 
 def build_atlas(seed: int, views: int, pair_views: int = 0, size: int = SIZE) -> Atlas:
     """Render `views` pictures of every shape and `pair_views` of every ordered pair of primitives in each relation."""
-    scenes: list[tuple[Sequence[Part], int, int, int, int]] = [(SOLIDS[s], i, -1, 0, views) for i, s in enumerate(SHAPES)]
+    scenes: list[tuple[Sequence[Part], int, int, int, int]] = [
+        (SOLIDS[s], i, -1, 0, views) for i, s in enumerate(SHAPES)
+    ]
     if pair_views:
         for i, upper in enumerate(PRIMITIVES):
             for j, lower in enumerate(PRIMITIVES):
-                scenes += [(pair(upper, lower, word), i, j, k, pair_views) for k, word in enumerate(RELATIONS)]
+                scenes += [
+                    (pair(upper, lower, word), i, j, k, pair_views) for k, word in enumerate(RELATIONS)
+                ]
     layers, rows, words = [], [], []
     for number, (parts, i, j, k, n) in enumerate(scenes):
         for part in range(math.ceil(n / 32)):

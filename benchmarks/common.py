@@ -1,0 +1,90 @@
+"""What the benchmarks share: a process from a config, prompts, views, and results that survive a stop.
+
+Every benchmark writes a line of JSON for each finished measurement and skips those it finds in the file: stop it at any
+time and start it again with the same command.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamprop.build import Experiment, load, make_process
+from dreamprop.prior import judge
+from dreamprop.prior.vocabulary import single_object_prompts
+from dreamprop.rng import generator
+
+ROOT = Path(__file__).resolve().parents[1]
+VIEWS = 8
+"""Views of a result, evenly around the object, that it is judged and compared in."""
+
+SCENES = {"voxel": "configs/dreamfusion.yaml", "hash": "configs/dreamfusion-hash.yaml"}
+
+
+def prompts(count: int) -> list[str]:
+    """The first `count` of a fixed shuffle of all single-object prompts that goes round the shapes."""
+    everything = single_object_prompts()
+    order = torch.randperm(len(everything), generator=generator(0, 0, "benchmark/prompts")).tolist()
+    by_shape: dict[str, list[str]] = {}
+    for i in order:
+        by_shape.setdefault(everything[i][1], []).append(everything[i][0])
+    rounds = zip(*by_shape.values(), strict=True)
+    return [prompt for group in rounds for prompt in group][:count]
+
+
+def experiment(scene: str, prompt: str, overrides: Sequence[str] = ()) -> Experiment:
+    """The config of a scene with a prompt and dot-list overrides."""
+    path = ROOT / SCENES.get(scene, scene)
+    return load(path, [f"system.prompt_processor.prompt={prompt}", *overrides])
+
+
+def processes(ex: Experiment) -> tuple[Any, Any]:
+    """The process of an experiment and its twin with other noise."""
+    process = make_process(ex)
+    twin = copy.copy(process)
+    twin.seed = ex.config.seed + 1
+    return process, twin
+
+
+def views(process: Any, state: Any) -> Tensor:
+    """Pictures of a result, [VIEWS, 3, 64, 64]."""
+    return process.render_views(state, num_views=VIEWS, width=64, height=64)
+
+
+def judged(prompt: str, pictures: Tensor) -> float:
+    """Share of the views in which the judge's first choice among all prompts is this one: R-precision."""
+    names = judge.load().names(pictures, prompt)
+    return sum(names) / len(names)
+
+
+class Results:
+    """Finished measurements by key, on disk as lines of JSON."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows = [json.loads(line) for line in lines]
+
+    def find(self, **key: Any) -> dict[str, Any] | None:
+        """The measurement with this key, if it was made."""
+        return next((row for row in self.rows if all(row.get(k) == v for k, v in key.items())), None)
+
+    def add(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Keep a measurement, on disk at once."""
+        self.rows.append(row)
+        with open(self.path, "a") as file:
+            print(json.dumps(row), file=file, flush=True)
+        return row
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

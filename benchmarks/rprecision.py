@@ -1,0 +1,134 @@
+"""How often the judge names the prompt in views of the result: sequential, accelerated, and at other settings.
+
+    python benchmarks/rprecision.py                                        # 40 prompts, sequential and accelerated
+    python benchmarks/rprecision.py --sweep --scene voxel            # learning rate by number of steps, sequential
+    python benchmarks/rprecision.py --alternative --scene voxel            # fewer steps of an 8 times larger batch
+
+The judge's first choice among all single-object prompts counts (R-precision, arXiv:2209.14988, section 4), over eight
+views of each result. Run it twice at the same time with `--shard 0/2` and `--shard 1/2` to use two cores; a last call
+without a shard prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from common import ROOT, Results, experiment, judged, prompts, table, views
+
+import dreamprop as dp
+from dreamprop.build import make_process
+from dreamprop.evolve import solve_options
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row of the table."""
+
+    label: str
+    accelerated: bool
+    overrides: tuple[str, ...] = ()
+
+
+def settings(args: argparse.Namespace) -> list[Setting]:
+    """The rows that were asked for."""
+    if args.sweep:
+        return [
+            Setting(
+                f"lr {lr:g}, {steps} steps",
+                False,
+                (f"system.optimizer.args.lr={lr}", f"trainer.max_steps={steps}"),
+            )
+            for steps in args.steps
+            for lr in args.lr
+        ]
+    if args.alternative:
+        steps = experiment(args.scene, "a red torus").config.trainer.max_steps
+        batch = experiment(args.scene, "a red torus").config.data.batch_size
+        rounds = round(steps / args.speedup)
+        return [
+            Setting(
+                f"batch {8 * batch}, {rounds} steps, lr {lr:g}",
+                False,
+                (
+                    f"data.batch_size={8 * batch}",
+                    f"trainer.max_steps={rounds}",
+                    f"system.optimizer.args.lr={lr}",
+                ),
+            )
+            for lr in args.lr
+        ]
+    return [Setting("sequential", False), Setting("accelerated", True)]
+
+
+def measure(args: argparse.Namespace, results: Results, setting: Setting, prompt: str) -> None:
+    key = {"scene": args.scene, "label": setting.label, "prompt": prompt, "extra": args.overrides}
+    if results.find(**key):
+        return
+    ex = experiment(args.scene, prompt, [*setting.overrides, *args.overrides])
+    process, steps = make_process(ex), ex.config.trainer.max_steps
+    began = time.perf_counter()
+    if setting.accelerated:
+        solution = dp.solve(process, steps, **solve_options(process, ex))
+    else:
+        solution = dp.solve_sequential(process, steps)
+    seconds = time.perf_counter() - began
+    score = judged(prompt, views(process, solution.state))
+    results.add(
+        {**key, "r_precision": score, "steps": steps, "rounds": solution.stats.num_rounds, "seconds": seconds}
+    )
+    print(
+        f"{setting.label}: {prompt}: {score:.2f} ({solution.stats.num_rounds} rounds, {seconds:.1f} s)",
+        flush=True,
+    )
+
+
+def report(args: argparse.Namespace, results: Results) -> str:
+    lines = []
+    for setting in settings(args):
+        keys = {"scene": args.scene, "label": setting.label, "extra": args.overrides}
+        rows = [r for r in results.rows if all(r.get(k) == v for k, v in keys.items())]
+        if not rows:
+            continue
+        score, rounds, seconds = (
+            sum(r[k] for r in rows) / len(rows) for k in ("r_precision", "rounds", "seconds")
+        )
+        lines.append([setting.label, str(len(rows)), f"{score:.3f}", f"{rounds:.1f}", f"{seconds:.1f}"])
+    return f"{args.scene}\n\n" + table(["setting", "prompts", "R-precision", "rounds", "seconds"], lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
+    parser.add_argument("--count", type=int, default=40, help="prompts")
+    parser.add_argument("--sweep", action="store_true", help="learning rates by numbers of steps")
+    parser.add_argument("--alternative", action="store_true", help="fewer steps with an 8 times larger batch")
+    parser.add_argument("--lr", type=float, nargs="+", default=[0.03, 0.06, 0.1, 0.2])
+    parser.add_argument("--steps", type=int, nargs="+", default=[60, 120, 240])
+    parser.add_argument(
+        "--speedup", type=float, default=7.0, help="steps a round that the alternative must match"
+    )
+    parser.add_argument("--shard", default="0/1", help="i/n: every n-th measurement from the i-th")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "benchmarks" / "rprecision.jsonl")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--report", action="store_true", help="print the table of what was measured, and measure nothing"
+    )
+    parser.add_argument("overrides", nargs="*", help="dot-list overrides of the config, after --")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    results = Results(args.out)
+    mine, of = (int(x) for x in args.shard.split("/"))
+    asked = [(setting, prompt) for prompt in prompts(args.count) for setting in settings(args)]
+    for setting, prompt in [] if args.report else asked[mine::of]:
+        measure(args, results, setting, prompt)
+    print(report(args, results))
+
+
+if __name__ == "__main__":
+    main()
