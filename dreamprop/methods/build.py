@@ -9,6 +9,7 @@ from dreamprop.methods.config import OptimizerConfig, SystemConfig
 from dreamprop.optim import OPTIMIZERS, Optimizer, ParamGroup
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import Field
+from dreamprop.scenes.hashgrid import HashGrid
 from dreamprop.scenes.voxel import VoxelGrid
 
 
@@ -20,7 +21,19 @@ def make_field(system: SystemConfig) -> Field:
     )
     if system.geometry_type == "volume-grid":
         return VoxelGrid(g.side(0), g.radius, density)
-    raise NotImplementedError
+    e, n = g.pos_encoding_config, g.mlp_network_config
+    return HashGrid(
+        levels=e.n_levels,
+        features=e.n_features_per_level,
+        log2_rows=e.log2_hashmap_size,
+        coarsest=e.base_resolution,
+        growth=e.per_level_scale,
+        neurons=n.n_neurons,
+        hidden=n.n_hidden_layers,
+        radius=g.radius,
+        density=density,
+        difference=g.finite_difference_normal_eps,
+    )
 
 
 def make_optimizer(config: OptimizerConfig, groups: Mapping[str, tuple[str, ...]]) -> Optimizer:
