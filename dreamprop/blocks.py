@@ -74,6 +74,16 @@ def mul(out: Tensors, a: Tensors, scale: float) -> None:
         torch._foreach_mul_(out, scale)
 
 
+def add(out: Tensors, a: Tensors, b: Tensors, scale: float) -> None:
+    """``out = a + scale b``."""
+    if out[0].device.type == "cpu":
+        for o, x, y in zip(out, a, b, strict=True):
+            torch.add(x, y, alpha=scale, out=o)
+    else:
+        torch._foreach_copy_(out, a)
+        torch._foreach_add_(out, b, alpha=scale)
+
+
 def lerp(out: Tensors, a: Tensors, b: Tensors, weight: float) -> None:
     """``out = a + weight (b - a)``."""
     if out[0].device.type == "cpu":

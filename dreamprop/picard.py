@@ -99,19 +99,17 @@ def solve(
         if usable == 0:
             raise NonFiniteDrift(base.step, group_of(process, base, str(bad[0])), str(bad[0]))
         behind = [rule(n, part) for n, part in zip(norms[:usable], parts, strict=False)]
-        errors = ([0.0, *behind[:-1]] + [math.inf] * size)[
-            :size
-        ]  # [W] of the guesses that drifts were taken at
+        errors = [0.0, *behind[:-1]] + [math.inf] * (
+            size - usable
+        )  # [W] of the states the drifts were taken at
         stride = next((slot for slot in range(size) if not errors[slot] <= rule.limit), size)
         rule.settle(behind[: len(guesses) - 1])
 
         known = advance(rolled[:usable], stride)
         stats.add(errors, stride, len(drifts))
         if callback is not None:
-            seconds = time.perf_counter() - clock
-            callback(
-                Round(known[0].step, num_steps, stride, errors, known[0], size, seconds, stats.num_rounds - 1)
-            )
+            seconds, index = time.perf_counter() - clock, stats.num_rounds - 1
+            callback(Round(known[0].step, num_steps, stride, errors, known[0], size, seconds, index))
     stats.wall_seconds = time.perf_counter() - began
     return Solution(known[0], stats)
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from dreamprop.blocks import Tensors as Many
-from dreamprop.blocks import addcdiv, blocks, lerp, like, mul
+from dreamprop.blocks import add, addcdiv, blocks, lerp, like, mul
 from dreamprop.optim.base import Grouped, ParamGroup, Schedule, Tensors
 
-SEEN = "/updates"
-"""How many updates the moments of a prediction have seen; no parameter's moment is called that."""
+AHEAD = "/ahead/"
+"""Where a prediction keeps the direction it goes in; no parameter's moment is called that."""
 
 
 class Adam(Grouped):
@@ -49,8 +49,7 @@ class Adam(Grouped):
     def update(self, params: Tensors, moments: Tensors, grads: Tensors, step: int) -> tuple[Tensors, Tensors]:
         """One step with these gradients."""
         self._check(params, moments, grads)
-        new_params, new_moments = dict(params), dict(moments)
-        new_moments.pop(SEEN, None)
+        new_params, new_moments = dict(params), {k: m for k, m in moments.items() if not k.startswith(AHEAD)}
         for names, at in self._groups.values():
             o = at(step)
             bias1, bias2 = 1 - o["beta1"] ** (step + 1), 1 - o["beta2"] ** (step + 1)
@@ -83,32 +82,45 @@ class Adam(Grouped):
     def predict(self, params: Tensors, moments: Tensors, step: int) -> tuple[Tensors, Tensors]:
         """One step as if gradient and squared gradient equalled their running means ``m_hat`` and ``v_hat``.
 
-        Those means then stay what they are. So the moments are handed on as they are, with a note of how many
-        updates they have seen, which is what their bias is corrected for. Before the first update there is no
-        mean, and the prediction is a copy.
+        Those means then stay what they are, and so does the direction ``m_hat / (sqrt(v_hat) + eps)``: it is worked
+        out at the first of several predictions in a row, and handed on beside the moments. Before the first update
+        there is no mean, and the prediction is a copy.
         """
         self._check(params, moments)
-        seen = moments.get(SEEN, torch.tensor(step))
-        new_params, new_moments = dict(params), {**moments, SEEN: seen}
-        count = int(seen.item())
-        if count == 0:
-            return new_params, new_moments
+        new_params, new_moments = dict(params), dict(moments)
         for names, at in self._groups.values():
+            if step == 0:
+                continue
             o = at(step)
-            bias1, bias2 = 1 - o["beta1"] ** count, math.sqrt(1 - o["beta2"] ** count)
-            top = "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
-            ps, ms = [params[n] for n in names], [moments[f"{n}/exp_avg"] for n in names]
-            vs, new_ps = [moments[f"{n}/{top}"] for n in names], like(ps)
-            for _, (piece, m, v, new_p) in blocks(ps, ms, vs, new_ps):
+            if any(AHEAD + n not in moments for n in names):
+                new_moments.update(
+                    zip((AHEAD + n for n in names), self._ahead(names, moments, o, step), strict=True)
+                )
+            ps, ds = [params[n] for n in names], [new_moments[AHEAD + n] for n in names]
+            new_ps = like(ps)
+            for _, (piece, d, new_p) in blocks(ps, ds, new_ps):
                 p: Many = piece
                 if self.decoupled and o["weight_decay"] != 0:
                     p = torch._foreach_mul(p, 1 - o["lr"] * o["weight_decay"])
-                # m_hat / (sqrt(v_hat) + eps), with sqrt(1 - b2^t) taken out of the denominator
-                denominator = torch._foreach_sqrt(v)
-                torch._foreach_add_(denominator, o["eps"] * bias2)
-                addcdiv(new_p, p, m, denominator, -o["lr"] * bias2 / bias1)
+                add(new_p, p, d, -o["lr"])
             new_params.update(zip(names, new_ps, strict=True))
         return new_params, new_moments
+
+    def _ahead(
+        self, names: Sequence[str], moments: Tensors, o: dict[str, float], step: int
+    ) -> list[torch.Tensor]:
+        """``m_hat / (sqrt(v_hat) + eps)`` of moments that have seen so many updates."""
+        bias1, bias2 = 1 - o["beta1"] ** step, math.sqrt(1 - o["beta2"] ** step)
+        top = "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
+        ms, vs = [moments[f"{n}/exp_avg"] for n in names], [moments[f"{n}/{top}"] for n in names]
+        ds = like(ms)
+        for _, (m, v, d) in blocks(ms, vs, ds):
+            denominator = torch._foreach_sqrt(v)
+            torch._foreach_mul_(denominator, bias1 / bias2)
+            torch._foreach_add_(denominator, o["eps"] * bias1)
+            torch._foreach_copy_(d, m)
+            torch._foreach_div_(d, denominator)
+        return ds
 
 
 class AdamW(Adam):
