@@ -1,7 +1,7 @@
 """The command line: `python launch.py` and `dreamprop`.
 
-Exit status: 0 done; 2 what the user gave is wrong (one line on standard error); 130 and 143 interrupted by
-Ctrl-C or SIGTERM, with the run saved; 1 anything else.
+Exit status: 0 done; 2 what the user gave is wrong (one line on standard error); 1 anything else, an interrupt by
+Ctrl-C or SIGTERM among it, with the run saved.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("interrupted before the first step; nothing was lost", file=sys.stderr)
-        return 130
+        return 1
     except Exception:
         traceback.print_exc()
         return 1

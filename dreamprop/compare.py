@@ -38,7 +38,7 @@ def compare(experiment: Experiment) -> int:
         experiment: the checked config.
 
     Returns:
-        The exit status: 0, or 128 + the signal that interrupted it.
+        The exit status: 0, or 1 when a signal interrupted it or a drift was not finite.
 
     Raises:
         InputError: a setting or the disk is wrong.
@@ -75,7 +75,7 @@ def compare(experiment: Experiment) -> int:
     except (Interrupted, NonFiniteDrift) as stop:
         done = ", ".join(states) or "none"
         print(f"{stop}\nfinished runs kept in {place}: {done}; start afresh to compare", file=sys.stderr)
-        return stop.status if isinstance(stop, Interrupted) else 1
+        return 1
     return 0
 
 

@@ -16,8 +16,7 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
-        self.status = 128 + signum
-        """The exit status a shell gives to a program that this signal ended: 130 or 143."""
+        self.signum = signum
 
 
 class Guard:

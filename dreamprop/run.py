@@ -65,7 +65,7 @@ def train(experiment: Experiment, *, sequential: bool = False, go_on: Path | Non
         go_on: the folder of an earlier run, or one of its checkpoints.
 
     Returns:
-        The exit status: 0; 128 + the signal that interrupted the run; 1 when a drift was not finite.
+        The exit status: 0; 1 when a signal interrupted the run or a drift was not finite.
 
     Raises:
         InputError: a setting, a checkpoint or the disk is wrong.
@@ -100,9 +100,7 @@ def train(experiment: Experiment, *, sequential: bool = False, go_on: Path | Non
         step, steps = watch.state.step, experiment.config.trainer.max_steps
         command = resume.command(place, sequential)
         print(f"{stop}\nsaved step {step} of {steps}; go on with:\n  {command}", file=sys.stderr)
-        if isinstance(stop, Interrupted):
-            return stop.status
-        if isinstance(stop, NonFiniteDrift):
+        if isinstance(stop, Interrupted | NonFiniteDrift):
             return 1
         raise
     print(f"{summary['steps']} steps in {summary['rounds']} rounds and {summary['wall_seconds']:.1f} s")

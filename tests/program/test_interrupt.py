@@ -41,7 +41,7 @@ def end(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+    ("signum", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGKILL, -9)]
 )
 def test_an_interrupted_run_goes_on_to_the_same_result(signum: int, status: int) -> None:
     process = start(TOY_SECONDS="0.05")
@@ -73,5 +73,5 @@ def test_a_signal_waits_for_the_end_of_a_held_block() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
         done.append(True)
-    assert done and raised.value.status == 130
+    assert done and raised.value.signum == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is before
