@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ class Model:
         return out[:, : self.channels].float()
 
 
-def load(path: str | os.PathLike[str], device: torch.device | str, dtype: torch.dtype = torch.float32) -> Model:
+def load(
+    path: str | os.PathLike[str], device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> Model:
     """Load a model: subfolders `unet`, `scheduler`, `text_encoder`, `tokenizer` and, for a latent one, `vae`.
 
     Only safetensors files are read, nothing is unpickled. A folder is never looked up on the hub.
@@ -115,6 +118,8 @@ def load(path: str | os.PathLike[str], device: torch.device | str, dtype: torch.
         index = _index(name, local)
         options: dict[str, Any] = {"local_files_only": local}
         weights = options | {"torch_dtype": dtype, "use_safetensors": True}
+        if find_spec("accelerate") is None:
+            weights["low_cpu_mem_usage"] = False  # what diffusers falls back to then, without its warning
         unet = _class(index, "unet").from_pretrained(name, subfolder="unet", **weights)
         text = options | {"dtype": dtype, "use_safetensors": True}
         text_encoder = _class(index, "text_encoder").from_pretrained(name, subfolder="text_encoder", **text)
@@ -125,11 +130,15 @@ def load(path: str | os.PathLike[str], device: torch.device | str, dtype: torch.
             vae = _class(index, "vae").from_pretrained(name, subfolder="vae", **weights)
     except (OSError, KeyError, AttributeError, json.JSONDecodeError, RuntimeError) as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"model {name} cannot be loaded: {first}; give a whole folder, or embedded") from error
+        raise ValueError(
+            f"model {name} cannot be loaded: {first}; give a whole folder, or embedded"
+        ) from error
     prediction = str(scheduler.config.prediction_type)
     if prediction not in PREDICTIONS:
         known = ", ".join(PREDICTIONS)
-        raise ValueError(f"prediction_type of {name} must be one of {known}, got {prediction!r}; take another model")
+        raise ValueError(
+            f"prediction_type of {name} must be one of {known}, got {prediction!r}; take another model"
+        )
     device = torch.device(device)
     for module in (unet, text_encoder, vae):
         if isinstance(module, nn.Module):
@@ -155,5 +164,7 @@ def _index(name: str, local: bool) -> dict[str, Any]:
 def _class(index: dict[str, Any], component: str) -> Any:
     library, name = index[component]
     if library not in LIBRARIES:
-        raise KeyError(f"component {component} comes from {library!r}, which is not one of {', '.join(LIBRARIES)}")
+        raise KeyError(
+            f"component {component} comes from {library!r}, which is not one of {', '.join(LIBRARIES)}"
+        )
     return getattr(importlib.import_module(library), name)

@@ -45,7 +45,9 @@ class Prompt:
     views: Views
 
     @classmethod
-    def of(cls, model: Model, prompt: str, negative: str, views: Views, view_dependent: bool = True) -> Prompt:
+    def of(
+        cls, model: Model, prompt: str, negative: str, views: Views, view_dependent: bool = True
+    ) -> Prompt:
         """Embed `<prompt>, <direction> view` for every direction, and the negative prompt.
 
         Raises:

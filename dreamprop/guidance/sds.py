@@ -3,7 +3,7 @@
     grad_z L = w(t) (eps_hat(z_t; y, t) - eps),   z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps
     eps_hat  = eps_u + s (eps_c - eps_u)
 
-where z is the picture in [-1, 1] or its latent. All pictures of all states of a window go through one call of the U-Net.
+where z is the picture in [-1, 1] or its latent. All pictures of a window go through one call of the U-Net.
 
 Legend: N pictures, B pictures of a state, C channels of what the U-Net sees.
 """
@@ -85,8 +85,8 @@ class SDS:
     def draw(self, count: int, step: int, generator: torch.Generator) -> Draw:
         """The draws of one state: timesteps uniform in the range of its step, and noise."""
         total = len(self.model.alphas)
-        low = int(total * schedule(self.min_step_percent)(step))
-        high = min(int(total * schedule(self.max_step_percent)(step)), total - 1)
+        low = round(total * schedule(self.min_step_percent)(step))
+        high = min(round(total * schedule(self.max_step_percent)(step)), total - 1)
         if low > high:
             raise ValueError(
                 f"min_step_percent must be <= max_step_percent, got timesteps {low} > {high} at step {step}; "

@@ -48,7 +48,9 @@ def _check_milestones(key: str, milestones: Sequence[int]) -> None:
 
 def _check_range(key: str, value: Sequence[float], low: float, high: float) -> None:
     if len(value) != 2 or not low <= value[0] <= value[1] <= high:
-        _refuse(key, f"be [low, high] within [{low:g}, {high:g}]", list(value), "swap or narrow the two numbers")
+        _refuse(
+            key, f"be [low, high] within [{low:g}, {high:g}]", list(value), "swap or narrow the two numbers"
+        )
 
 
 def _check_schedule(key: str, value: Any, low: float, high: float = float("inf")) -> None:
@@ -213,7 +215,9 @@ class MaterialConfig:
                 _refuse(f"system.material.{name}", "be in [0, 1]", getattr(self, name), "use 0.75")
         for name in ("ambient_light_color", "diffuse_light_color"):
             if len(getattr(self, name)) != 3:
-                _refuse(f"system.material.{name}", "have 3 numbers", list(getattr(self, name)), "write [r, g, b]")
+                _refuse(
+                    f"system.material.{name}", "have 3 numbers", list(getattr(self, name)), "write [r, g, b]"
+                )
 
 
 @dataclass(frozen=True)
@@ -244,7 +248,9 @@ class BackgroundConfig:
 
     def __post_init__(self) -> None:
         if len(self.color) != 3 or not all(0 <= c <= 1 for c in self.color):
-            _refuse("system.background.color", "have 3 numbers in [0, 1]", list(self.color), "write [1, 1, 1]")
+            _refuse(
+                "system.background.color", "have 3 numbers in [0, 1]", list(self.color), "write [1, 1, 1]"
+            )
 
 
 @dataclass(frozen=True)
@@ -329,8 +335,8 @@ class OptimizerConfig:
     args: dict[str, Any] = field(default_factory=lambda: {"lr": 0.1, "betas": [0.9, 0.99], "eps": 1e-15})
     """Its settings; `lr` may be a schedule."""
     params: dict[str, Any] = field(default_factory=dict)
-    """What differs by group, `{geometry.density: {lr: 0.05}}`: the groups are `geometry.density` and `geometry.color` of
-    a volume-grid, `geometry.encoding` and `geometry.network` of an implicit-volume."""
+    """What differs by group, `{geometry.density: {lr: 0.05}}`: the groups are `geometry.density` and
+    `geometry.color` of a volume-grid, `geometry.encoding` and `geometry.network` of an implicit-volume."""
 
     def __post_init__(self) -> None:
         _check_name("system.optimizer.name", self.name, tuple(OPTIMIZERS))

@@ -143,7 +143,9 @@ class DreamFusion:
                 repeated,
             )
             share = [self._weights["sds"](states[i].step) / draws[i].size[0] for i in order]
-            scale = torch.tensor([s for s, i in zip(share, order, strict=True) for _ in range(draws[i].size[0])])
+            scale = torch.tensor(
+                [s for s, i in zip(share, order, strict=True) for _ in range(draws[i].size[0])]
+            )
             # the gradient of this sum with respect to z is the one that guidance asks for
             loss = (z * (grad * scale.to(z.device).view(-1, 1, 1, 1))).sum() + sum(losses)
             flat = [p for params in leaves for p in params.values()]

@@ -31,12 +31,16 @@ class Density:
 
     def of(self, biased: Tensor) -> Tensor:
         """Density [...], in 1 / length, of `raw + bias` [...]."""
-        return (F.softplus(biased) if self.activation == "softplus" else biased.clamp(max=15).exp()) * self.scale
+        return (
+            F.softplus(biased) if self.activation == "softplus" else biased.clamp(max=15).exp()
+        ) * self.scale
 
     def threshold(self, density: float) -> float:
         """The value of `raw + bias` at which the density is the given one."""
         x = density / self.scale
-        return math.log(math.expm1(x)) if self.activation == "softplus" and x < 30 else math.log(x)
+        if self.activation == "softplus":
+            return math.log(math.expm1(x)) if x < 30 else x
+        return math.log(x)
 
     def offset(self, points: Tensor) -> Tensor:
         """The bias [...] at points."""

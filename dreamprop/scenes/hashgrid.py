@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ class HashGrid:
         table = (torch.rand(sum(self.rows), self.features, generator=generator) * 2 - 1) * 1e-4
         sizes = [self.levels * self.features, *[self.neurons] * self.hidden, 4]
         params = {TABLE: table}
-        for number, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for number, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             layer = (torch.rand(fan_in, fan_out, generator=generator) * 2 - 1) * fan_in**-0.5
             params[LAYER.format(number)] = layer
         return params, {OCCUPANCY: self._peak(params, generator)}
@@ -149,6 +150,8 @@ class HashGrid:
 
 def hashed(low: Tensor, rows: int) -> Tensor:
     """Rows [M, 8] of the corners of cells [3, M]: `(x p1 xor y p2 xor z p3) mod rows` (arXiv:2201.05989, eq. 4)."""
-    x, y, z = (torch.stack([axis, axis + 1], -1) * prime for axis, prime in zip(low, PRIMES, strict=True))  # [M, 2]
+    x, y, z = (
+        torch.stack([axis, axis + 1], -1) * prime for axis, prime in zip(low, PRIMES, strict=True)
+    )  # [M, 2]
     mixed = x[:, :, None, None] ^ y[:, None, :, None] ^ z[:, None, None, :]
     return mixed.reshape(-1, 8) % rows

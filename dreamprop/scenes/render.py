@@ -104,9 +104,7 @@ def march(
     ray = ray + torch.arange(count, device=ray.device)[:, None] * total
     tick = index % samples
     distance = near.reshape(-1)[ray] + (tick + shift.reshape(-1)[ray]) * step
-    points = torch.addcmul(
-        origins.reshape(-1, 3)[ray], distance[..., None], directions.reshape(-1, 3)[ray]
-    )
+    points = torch.addcmul(origins.reshape(-1, 3)[ray], distance[..., None], directions.reshape(-1, 3)[ray])
     return Samples(index, ray, distance, points, valid, step)
 
 
@@ -153,7 +151,9 @@ def render(
     dense = found.density.new_zeros(count, origins.shape[1] * samples + 1)
     dense = dense.scatter(1, marched.index, found.density * marched.valid)[:, :-1]
     ends = torch.full((1, samples), marched.step, device=dense.device)
-    weights, _, _ = nerfacc.render_weight_from_density(torch.zeros_like(ends), ends, dense.reshape(total, samples))
+    weights, _, _ = nerfacc.render_weight_from_density(
+        torch.zeros_like(ends), ends, dense.reshape(total, samples)
+    )
     opacity = nerfacc.accumulate_along_rays(weights, None)
     inside = weights.view(count, -1).gather(1, marched.index.clamp(max=dense.shape[1] - 1)) * marched.valid
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class VoxelGrid:
         """Density, colour and, where asked for, normals: finite differences on the grid, interpolated."""
         raw, color = params[DENSITY], params[COLOR]  # [W, R, R, R], [W, R, R, R, 3]
         count, side = raw.shape[:2]
-        biased = raw + self.density.offset(self.vertices(side, raw.device))
+        biased = raw + _bias(self.density, self.radius, side, raw.device)
         columns = [biased[..., None], color]
         if normals:
             columns.append(self.slope(biased))
@@ -72,7 +73,7 @@ class VoxelGrid:
     def occupied(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
         """The cells [W, R-1, R-1, R-1] with a corner above the density."""
         raw = params[DENSITY].detach()
-        biased = raw + self.density.offset(self.vertices(raw.shape[-1], raw.device))
+        biased = raw + _bias(self.density, self.radius, raw.shape[-1], raw.device)
         full = biased > self.density.threshold(density)
         full = full[:, 1:] | full[:, :-1]
         full = full[:, :, 1:] | full[:, :, :-1]
@@ -80,8 +81,7 @@ class VoxelGrid:
 
     def vertices(self, side: int, device: torch.device) -> Tensor:
         """Places [R, R, R, 3] of the vertices."""
-        line = torch.linspace(-self.radius, self.radius, side, device=device)
-        return torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1)
+        return _vertices(self.radius, side, device)
 
     def refresh(self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator) -> Tensors:
         """There are no buffers."""
@@ -100,6 +100,17 @@ class VoxelGrid:
         return total
 
 
+def _vertices(radius: float, side: int, device: torch.device) -> Tensor:
+    line = torch.linspace(-radius, radius, side, device=device)
+    return torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1)
+
+
+@lru_cache(maxsize=8)
+def _bias(density: Density, radius: float, side: int, device: torch.device) -> Tensor:
+    """The bias [R, R, R] at the vertices; never written to."""
+    return density.offset(_vertices(radius, side, device))
+
+
 def grow_params(params: Tensors, resolution: int) -> Tensors:
     """Grids of parameters at another resolution, trilinear; vertices at the faces stay at the faces."""
     return {name: _interpolated(grid, resolution) for name, grid in params.items()}
@@ -107,7 +118,9 @@ def grow_params(params: Tensors, resolution: int) -> Tensors:
 
 def grow_moments(moments: Tensors, resolution: int) -> Tensors:
     """Their moments, by the same weights; all of them >= 0, so second moments stay >= 0. Scalars are kept."""
-    return {name: _interpolated(grid, resolution) if grid.ndim >= 3 else grid for name, grid in moments.items()}
+    return {
+        name: _interpolated(grid, resolution) if grid.ndim >= 3 else grid for name, grid in moments.items()
+    }
 
 
 def _interpolated(grid: Tensor, resolution: int) -> Tensor:
