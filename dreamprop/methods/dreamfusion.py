@@ -21,6 +21,7 @@ from dreamprop.guidance.prompt import Prompt, Views
 from dreamprop.guidance.sds import SDS, join
 from dreamprop.methods.build import make_field, make_optimizer
 from dreamprop.methods.config import DataConfig, SystemConfig
+from dreamprop.methods.cores import over_cores, split_over_cores
 from dreamprop.methods.draws import Draws, draw
 from dreamprop.optim import schedule
 from dreamprop.process import Group
@@ -113,10 +114,15 @@ class DreamFusion:
         return self.drift_window([state])[0]
 
     def drift_window(self, states: Sequence[State]) -> list[Drift]:
-        """The gradients at W states in one evaluation.
+        """The gradients at W states in one evaluation; on a CPU, one on each of its cores.
 
         Draws are those of each state's own step, so the result is that of W separate drifts to rounding.
         """
+        shares = split_over_cores(states, self.device)
+        return [drift for found in over_cores(self._evaluate, shares) for drift in found]
+
+    def _evaluate(self, states: Sequence[State]) -> list[Drift]:
+        """The gradients at W states: their scenes rendered, one call of the U-Net, and one backward pass."""
         draws = [draw(self.data, self.system.material, self.guidance, self.seed, s.step) for s in states]
         batches = self._batches(states, draws)
         leaves, pictures, views, losses = [], [], [], []

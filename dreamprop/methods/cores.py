@@ -1,0 +1,56 @@
+"""Use all cores of a CPU for a window: one batch a core instead of one batch over all cores.
+
+Most operations on a small batch are below the size that PyTorch splits over threads, and the others wait for the
+slowest thread at their end: two batches on a core each finish well before one batch of twice the size on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def split_over_cores(items: Sequence[Item], device: torch.device) -> list[Sequence[Item]]:
+    """Split items into as many even shares as PyTorch uses threads; one share on other devices than the CPU."""
+    count = min(torch.get_num_threads(), len(items)) if device.type == "cpu" else 1
+    ends = [len(items) * i // count for i in range(count + 1)]
+    return [items[a:b] for a, b in pairwise(ends)]
+
+
+def over_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Map a function over items at the same time, one thread each; a single item is computed here, with all threads.
+
+    Args:
+        function: of one item; it must not draw from global random state.
+        items: at most as many as PyTorch uses threads.
+    """
+    if len(items) == 1:
+        return [function(items[0])]
+    return list(_pool(torch.get_num_threads()).map(function, items))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Workers that use one thread each."""
+    everyone = Barrier(threads)
+
+    def begin() -> None:
+        # a thread takes PyTorch's number at its first look, which would overwrite one that was set before
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        everyone.wait()
+
+    pool = ThreadPoolExecutor(threads, "cores")
+    for started in [pool.submit(begin) for _ in range(threads)]:
+        started.result()
+    torch.set_num_threads(threads)  # what a worker sets is also what threads made later would begin with
+    return pool
