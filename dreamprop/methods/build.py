@@ -36,8 +36,14 @@ def make_field(system: SystemConfig) -> Field:
     )
 
 
-def make_optimizer(config: OptimizerConfig, groups: Mapping[str, tuple[str, ...]]) -> Optimizer:
-    """The optimiser of a config for these groups of parameters.
+RATES = {"volume-grid": 0.15, "implicit-volume": 0.01}
+"""Learning rates that suit the fields on the embedded model, where a config gives none."""
+
+
+def make_optimizer(
+    config: OptimizerConfig, geometry_type: str, groups: Mapping[str, tuple[str, ...]]
+) -> Optimizer:
+    """The optimiser of a config for a kind of field and its groups of parameters.
 
     Raises:
         ValueError: an unknown group or argument, or one out of range.
@@ -48,7 +54,7 @@ def make_optimizer(config: OptimizerConfig, groups: Mapping[str, tuple[str, ...]
                 f"system.optimizer.params must name groups of {', '.join(groups)}, got {key!r}; rename or drop it"
             )
     args = dict(config.args)
-    lr = args.pop("lr")
+    lr = args.pop("lr", RATES[geometry_type])
     made = []
     for key, names in groups.items():
         own = _options(config.params.get(key) or {})

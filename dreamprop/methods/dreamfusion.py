@@ -67,7 +67,7 @@ class DreamFusion:
         self.data, self.system, self.seed = data, system, seed
         self.device = torch.device(device)
         self.field = make_field(system)
-        self.optimizer = make_optimizer(system.optimizer, self.field.groups())
+        self.optimizer = make_optimizer(system.optimizer, system.geometry_type, self.field.groups())
         self.guidance = _guidance(system, self.device)
         self._ranges = cameras.Ranges(
             elevation=data.elevation_range,
@@ -188,6 +188,8 @@ class DreamFusion:
         """
         samples = self.system.renderer.eval_num_samples_per_ray
         params, buffers = stack([state.params]), stack([state.buffers])
+        # the cells that the run itself skips, at another spacing
+        prune = self.system.renderer.prune_alpha * self.system.renderer.num_samples_per_ray / samples
         behind = background.solid(self.system.background.color, self.device)
         azimuth = torch.arange(num_views, device=self.device) * (360.0 / num_views)
         shown = []
@@ -199,7 +201,6 @@ class DreamFusion:
                 torch.full_like(part, sum(self.data.fovy_range) / 2),
             )
             shift = torch.full((1, len(part) * height * width), 0.5, device=self.device)
-            prune = self.system.renderer.prune_alpha
             rendered = render(
                 self.field, params, buffers, view, height, width, shift, samples=samples, prune_alpha=prune
             )

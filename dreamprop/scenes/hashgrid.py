@@ -47,8 +47,8 @@ class HashGrid:
     """G"""
     every: int = 16
     """Steps between two refreshes of the occupancy."""
-    fade: float = 0.95
-    """What is left of a remembered density at a refresh."""
+    fade: float = 0.3
+    """What is left of a remembered density at a refresh; short runs must be able to forget the blob they begin with."""
 
     @property
     def sides(self) -> list[int]:
