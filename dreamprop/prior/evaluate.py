@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, default=JUDGE)
     parser.add_argument("--samples", type=int, default=2, help="samples a prompt")
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
-    parser.add_argument("--scale", type=float, default=3.0, help="guidance scale of the samples")
+    parser.add_argument("--scale", type=float, default=2.0, help="guidance scale of the samples")
     parser.add_argument(
         "--views", type=int, default=150, help="fresh renders a shape for the judge's own score"
     )

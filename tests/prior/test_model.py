@@ -105,7 +105,7 @@ def test_the_shipped_judge_knows_fresh_renders():
 
 def test_the_shipped_model_draws_what_it_is_asked():
     prompts = [p for p, _, _ in vocabulary.single_object_prompts()][:: 130 // 16][:16]
-    pictures = sample(FOLDER, prompts, 12, 3.0, 1)
+    pictures = sample(FOLDER, prompts, 12, 2.0, 1)
     jury = judge.load()
     right = sum(jury.names(pictures[i : i + 1], p)[0] for i, p in enumerate(prompts))
     # of 16; guessing names one in 130
