@@ -22,7 +22,8 @@ from dreamprop.rng import generator
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS = 8
-"""Views of a result, evenly around the object, that it is judged and compared in."""
+ELEVATIONS = (0.0, 20.0, 45.0)
+"""A result is judged and compared in 8 views evenly around it from each of these heights, in degrees."""
 
 SCENES = {"voxel": "configs/dreamfusion.yaml", "hash": "configs/dreamfusion-hash.yaml"}
 
@@ -53,8 +54,11 @@ def processes(ex: Experiment) -> tuple[Any, Any]:
 
 
 def views(process: Any, state: Any) -> Tensor:
-    """Pictures of a result, [VIEWS, 3, 64, 64]."""
-    return process.render_views(state, num_views=VIEWS, width=64, height=64)
+    """Pictures of a result, [24, 3, 64, 64]."""
+    rings = [
+        process.render_views(state, num_views=VIEWS, width=64, height=64, elevation=e) for e in ELEVATIONS
+    ]
+    return torch.cat(rings)
 
 
 def judged(prompt: str, pictures: Tensor) -> float:

@@ -4,9 +4,9 @@
     python benchmarks/rprecision.py --sweep --scene voxel            # learning rate by number of steps, sequential
     python benchmarks/rprecision.py --alternative --scene voxel            # fewer steps of an 8 times larger batch
 
-The judge's first choice among all single-object prompts counts (R-precision, arXiv:2209.14988, section 4), over eight
-views of each result. Run it twice at the same time with `--shard 0/2` and `--shard 1/2` to use two cores; a last call
-without a shard prints the table.
+The judge's first choice among all single-object prompts counts (R-precision, arXiv:2209.14988, section 4), over 24
+views of each result, eight around it from each of three heights. Run it twice at the same time with `--shard 0/2` and
+`--shard 1/2` to use two cores; a last call with `--report` prints the table.
 """
 
 from __future__ import annotations
