@@ -130,7 +130,7 @@ class ExportConfig:
 
     resolution: int = 96
     """Grid points along a side of the cube."""
-    threshold: float = 10.0
+    threshold: float = 5.0
     """Density of the surface, per unit of length."""
     smallest_part: float = 0.02
     """Loose parts with a smaller share of the faces than this are left out."""
@@ -139,7 +139,7 @@ class ExportConfig:
         if not 8 <= self.resolution <= 1024:
             raise InputError(f"export.resolution must be in [8, 1024], got {self.resolution}; use 96")
         if not self.threshold > 0:
-            raise InputError(f"export.threshold must be > 0, got {self.threshold}; use 10")
+            raise InputError(f"export.threshold must be > 0, got {self.threshold}; use 5")
         if not 0 <= self.smallest_part < 1:
             raise InputError(f"export.smallest_part must be in [0, 1), got {self.smallest_part}; use 0.02")
 
