@@ -76,8 +76,8 @@ def kept_checkpoints(rows: list[dict[str, str]]) -> list[str]:
 def test_the_mesh_is_the_level_set_with_its_colours(cli: Cli) -> None:
     assert cli("--train", "export.resolution=48", "trainer.max_steps=60") == 0
     radius = float(final(FOLDER)["radius"])
-    # 50 sigmoid(30 (r - |p|)) = 10 where |p| = r + ln(4) / 30
-    surface = radius + np.log(4) / 30
+    # 50 sigmoid(30 (r - |p|)) = 5 where |p| = r + ln(9) / 30
+    surface = radius + np.log(9) / 30
     mesh = trimesh.load(FOLDER / "mesh.obj", process=False)
     assert mesh.is_watertight
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * surface**3, rel=0.02)
