@@ -103,6 +103,8 @@ class OutputConfig:
     """Views in `views.png` and for the judge, evenly around the object."""
     view_size: int = 64
     """Pixels along a side of a view."""
+    elevation: float = 25.0
+    """Height of the cameras of all pictures, in degrees."""
     turntable_frames: int = 36
     """Frames of one turn."""
     turntable_size: int = 128
@@ -118,6 +120,8 @@ class OutputConfig:
                 raise InputError(
                     f"output.{name} must be >= 1, got {getattr(self, name)}; drop it for the default"
                 )
+        if not -90 <= self.elevation <= 90:
+            raise InputError(f"output.elevation must be in [-90, 90], got {self.elevation}; use 25")
         if self.preview_every_n_steps < 0:
             raise InputError(
                 f"output.preview_every_n_steps must be >= 0, got {self.preview_every_n_steps}; use 0 for none"

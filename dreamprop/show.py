@@ -15,7 +15,9 @@ def views_of(process: Any, state: State, experiment: Experiment, count: int | No
     """Views around the result, [N, 3, H, W] in [0, 1]."""
     output = experiment.config.output
     size = output.view_size
-    return process.render_views(state, num_views=count or output.views, width=size, height=size).cpu()
+    return process.render_views(
+        state, num_views=count or output.views, width=size, height=size, elevation=output.elevation
+    ).cpu()
 
 
 def present(process: Any, state: State, experiment: Experiment, place: Path) -> dict[str, Any] | None:
@@ -28,6 +30,8 @@ def present(process: Any, state: State, experiment: Experiment, place: Path) -> 
     size = output.turntable_size
     views = views_of(process, state, experiment)
     pictures.write_bytes(place / "views.png", pictures.png(pictures.side_by_side(views)))
-    frames = process.render_views(state, num_views=output.turntable_frames, width=size, height=size)
+    frames = process.render_views(
+        state, num_views=output.turntable_frames, width=size, height=size, elevation=output.elevation
+    )
     pictures.write_turntable(place, frames, output.turntable_fps)
     return verdict(experiment, views)
