@@ -113,11 +113,6 @@ def minus(f: Distance, g: Distance) -> Distance:
     return lambda p: torch.maximum(f(p), -g(p))
 
 
-def upright(f: Distance) -> Distance:
-    """Turn the z axis onto the y axis: a ring that stood flat now stands on its edge."""
-    return lambda p: f(p[..., [0, 2, 1]])
-
-
 SOLIDS: dict[str, list[Part]] = {
     "sphere": [(sphere(0.68), 0)],
     "cube": [(box(0.5, 0.5, 0.5), 0)],

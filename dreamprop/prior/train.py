@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreamprop.prior.model import TextToImage
+from dreamprop.prior.vocabulary import VIEWS
 from dreamprop.prior.world import Atlas, build_atlas
 from dreamprop.rng import generator
 
@@ -39,7 +40,7 @@ def load_atlas(folder: Path, seed: int, views: int, pair_views: int) -> Atlas:
     if not path.exists():
         print(f"rendering {views} views a shape and {pair_views} a pair of shapes ...", flush=True)
         atlas = build_atlas(seed, views, pair_views)
-        words = torch.tensor([("front", "side", "back", "overhead").index(v) for v in atlas.views])
+        words = torch.tensor([VIEWS.index(v) for v in atlas.views])
         fields = {
             "layers": atlas.layers,
             "shape": atlas.shape,
@@ -49,7 +50,7 @@ def load_atlas(folder: Path, seed: int, views: int, pair_views: int) -> Atlas:
         }
         write_tensors({k: v.contiguous() for k, v in fields.items()}, path)
     read = load_file(path)
-    views_read = [("front", "side", "back", "overhead")[int(i)] for i in read["view"]]
+    views_read = [VIEWS[int(i)] for i in read["view"]]
     return Atlas(read["layers"], read["shape"], read["other"], read["relation"], views_read)
 
 
