@@ -41,9 +41,9 @@ def generator(seed: int, step: int, stream: str = "") -> torch.Generator:
 
 
 @contextmanager
-def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators of torch, numpy and Python by (seed, step), and put them back after."""
-    own = key(seed, step, "global")
+def seeded(seed: int, step: int, device: torch.device, stream: str = "global") -> Iterator[None]:
+    """Seed the global generators of torch, numpy and Python by (seed, step, stream), and put them back after."""
+    own = key(seed, step, stream)
     cuda = device.type == "cuda"
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []):
