@@ -72,8 +72,8 @@ def test_imports_point_down(path: Path) -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("diffusers", {"guidance", "prior"}),
-        ("nerfacc", {"scenes"}),
+        ("diffusers", {"guidance", "prior", "threestudio"}),
+        ("nerfacc", {"scenes", "threestudio"}),
         ("gsplat", {"scenes"}),
         ("pickle", set()),
     ],
