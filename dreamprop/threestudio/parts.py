@@ -1,0 +1,124 @@
+"""The parts of a system, and what they remember outside their parameters and buffers.
+
+threestudio calls whatever has ``do_update_step`` before each step, and lets it write into its own attributes:
+a mask of hash-grid levels that only grows, a range of noise levels, a width that is annealed and then stays.
+What of this is a number or a tensor is carried in the state like a buffer, so that a step evaluated twice, out
+of order, or on another copy of the system finds what it would have found in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+KINDS: tuple[type, ...] = (type(None), bool, int, float)
+"""What a carried number may be; its index is written beside its value."""
+NUMBERS = "attributes"
+"""The buffer of all numbers, [N, 2]: kind and value."""
+TENSOR = "attribute."
+"""A carried tensor is the buffer ``attribute.<path>``."""
+SKIPPED = {"training", "trainer", "dataset", "device", "cfg"}
+
+
+def updateable(thing: Any) -> bool:
+    """Whether threestudio would call it before a step."""
+    return callable(getattr(type(thing), "do_update_step", None))
+
+
+def walk(root: Any, skip: Iterable[Any] = ()) -> Iterator[tuple[str, Any]]:
+    """A system and its parts with their paths: modules in modules, and what is updated before a step.
+
+    Modules that hang on plain attributes, as frozen networks do, are not entered.
+
+    Args:
+        root: the system.
+        skip: not entered either.
+    """
+    seen = {id(thing) for thing in skip}
+    waiting: list[tuple[str, Any]] = [("", root)]
+    while waiting:
+        path, thing = waiting.pop(0)
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        yield path, thing
+        inner = dict(thing._modules) if isinstance(thing, nn.Module) else {}
+        plain = {k: v for k, v in vars(thing).items() if not k.startswith("_") and updateable(v)}
+        for name, child in {**inner, **plain}.items():
+            if child is not None:
+                waiting.append((f"{path}.{name}" if path else name, child))
+
+
+def attributes(thing: Any) -> Iterator[tuple[str, Any]]:
+    """Public plain attributes of a part."""
+    for name, value in vars(thing).items():
+        if not name.startswith("_") and name not in SKIPPED:
+            yield name, value
+
+
+class Carried:
+    """The numbers and tensors that the parts of a system keep in plain attributes.
+
+    Args:
+        system: with all its parts made.
+        skip: parts that are put back in another way.
+    """
+
+    def __init__(self, system: Any, skip: Iterable[Any] = ()) -> None:
+        self._numbers: list[tuple[Any, str]] = []
+        self._tensors: dict[str, tuple[Any, str]] = {}
+        self.names: set[str] = set()
+        """Paths of what is carried."""
+        for path, part in walk(system, skip):
+            for name, value in attributes(part):
+                full = f"{path}.{name}" if path else name
+                if type(value) in KINDS:
+                    self._numbers.append((part, name))
+                elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                    if value.requires_grad or value.grad_fn is not None:
+                        continue
+                    self._tensors[TENSOR + full] = (part, name)
+                else:
+                    continue
+                self.names.add(full)
+
+    def read(self, before: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Copies of all values, as buffers; what equals the one before is that one."""
+        rows = [(KINDS.index(type(v)), float(v or 0)) for v in self._values()]
+        found = {NUMBERS: torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)}
+        for full, (part, name) in self._tensors.items():
+            value = getattr(part, name)
+            old = None if before is None else before[full]
+            if old is None or not _same(old, value):
+                old = value.detach().clone()
+            found[full] = old
+        return found
+
+    def write(self, buffers: Mapping[str, Tensor]) -> None:
+        """Put values back."""
+        for (part, name), (kind, value) in zip(self._numbers, buffers[NUMBERS].tolist(), strict=True):
+            setattr(part, name, None if kind == 0 else KINDS[int(kind)](value))
+        for full, (part, name) in self._tensors.items():
+            value, now = buffers[full], getattr(part, name)
+            if isinstance(now, Tensor) and now.shape == value.shape and now.dtype == value.dtype:
+                with torch.no_grad():
+                    now.copy_(value)
+            else:
+                setattr(part, name, value.clone())
+
+    def _values(self) -> Iterator[Any]:
+        for part, name in self._numbers:
+            value = getattr(part, name)
+            if type(value) not in KINDS:
+                kind = type(part).__name__
+                raise ValueError(
+                    f"{kind}.{name} must stay a number, got {type(value).__name__}; it cannot be put back"
+                )
+            yield value
+
+
+def _same(old: Tensor, new: Tensor) -> bool:
+    return old.shape == new.shape and old.dtype == new.dtype and torch.equal(old, new)

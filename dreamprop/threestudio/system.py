@@ -1,0 +1,173 @@
+"""A threestudio system as a process, as it is: no line of it is changed, and none is needed from it.
+
+State: the parameters that its optimiser trains, by name, with their moments; its persistent buffers, the
+occupancy grid among them; the numbers and tensors that its parts keep in plain attributes; the gradient
+scaler. Schedules follow from the step. What a step draws comes from (seed, step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from dreamprop.process import Group
+from dreamprop.state import Drift, State
+from dreamprop.stepper import Stepper, moved
+from dreamprop.threestudio.parts import NUMBERS, TENSOR
+from dreamprop.threestudio.replica import LOG, OVERFLOW, Replica
+from dreamprop.threestudio.terms import SCALE, Terms, rescale, scaler_state
+from dreamprop.threestudio.view import View
+
+
+class Threestudio:
+    """The chain of a threestudio system.
+
+    Args:
+        system: built as threestudio's launch builds it, in training mode, after ``on_fit_start``.
+        loader: the training data loader.
+        seed: of the draws; not of the weights, which the system has.
+        terms: what the trainer's settings ask of a step.
+        made: the optimiser and its scheduler, made before ``on_fit_start`` as Lightning does; made now by default.
+        datamodule: where the loader comes from.
+        trainer: the real one, for what a system may ask of it.
+
+    Raises:
+        ValueError: the system cannot be run as a chain; one line says why.
+    """
+
+    boundaries: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        system: Any,
+        loader: Any,
+        *,
+        seed: int = 0,
+        terms: Terms | None = None,
+        made: tuple[torch.optim.Optimizer, Any] | None = None,
+        datamodule: Any = None,
+        trainer: Any = None,
+    ) -> None:
+        self.terms, self.seed, self.system = terms or Terms(), seed, system
+        optimizer, scheduler = made or optimizers(system)
+        names, labels = groups_of(system, optimizer)
+        self.stepper = Stepper(optimizer, scheduler, names, labels)
+        view = View(loader, datamodule, trainer)
+        flat = [name for group in names for name in group]
+        self.replica = Replica(system, loader, flat, self.terms, seed, view)
+        self.logged: dict[int, dict[str, float]] = {}
+        """What the system logged, by step, of the drifts that updates were last made with."""
+
+    def init(self) -> State:
+        """The system as it is now, entering step 0."""
+        params, buffers = self.replica.read()
+        return State(params, self.stepper.init(), buffers | scaler_state(self.terms.scaling), 0)
+
+    def drift(self, state: State) -> Drift:
+        """Gradients at a state, and the buffers after it."""
+        return self.replica.evaluate(state)
+
+    def update(self, state: State, drift: Drift) -> State:
+        """The optimiser on copies, with the options of this step; buffers as the drift left them."""
+        aux = drift.aux
+        overflow = bool(aux[OVERFLOW]) if OVERFLOW in aux else False
+        if overflow:  # as torch.amp.GradScaler does: this step is not taken
+            params, moments = state.params, state.moments
+        else:
+            params, moments = self.stepper.update(
+                state.params, state.moments, drift.grads, state.step, self.terms.clipper()
+            )
+        buffers = dict(state.buffers)
+        for name, value in state.buffers.items():
+            if f"new/{name}" in aux:
+                buffers[name] = _after(name, value, aux[f"old/{name}"], aux[f"new/{name}"])
+        buffers |= rescale(buffers, self.terms.scaling, overflow)
+        self.logged[state.step] = {k[len(LOG) :]: float(v) for k, v in aux.items() if k.startswith(LOG)}
+        return State(params, moments, buffers, state.step + 1)
+
+    def predict(self, state: State) -> State:
+        """One step along the momentum; buffers stay, and the scaler counts a step that did not overflow."""
+        params, moments = self.stepper.predict(state.params, state.moments, state.step)
+        buffers = state.buffers
+        if SCALE in buffers:
+            buffers = buffers | rescale(buffers, self.terms.scaling, False)
+        return State(params, moments, buffers, state.step + 1)
+
+    def groups(self, step: int) -> Mapping[str, Group]:
+        """The optimiser's groups with their learning rates."""
+        return self.stepper.groups(step)
+
+    def commit(self, state: State) -> None:
+        """Put the system into a state, as if it had been trained up to it."""
+        self.replica.write(state)
+
+    def take_log(self, step: int) -> list[tuple[int, dict[str, float]]]:
+        """What was logged in steps before this one and not yet taken, in order."""
+        return [(t, self.logged.pop(t)) for t in sorted(self.logged) if t < step]
+
+
+def optimizers(system: Any) -> tuple[torch.optim.Optimizer, Any]:
+    """The one optimiser of a system and the scheduler that is stepped with it, if there is one.
+
+    Raises:
+        ValueError: there are several, or the schedule needs more than the step.
+    """
+    if not getattr(system, "automatic_optimization", True):
+        raise ValueError(
+            "system must leave the optimiser to the trainer, got automatic_optimization = False; it steps "
+            "optimisers inside training_step, so a step is no function of its state: run it in threestudio"
+        )
+    made = system.configure_optimizers()
+    if isinstance(made, torch.optim.Optimizer):
+        return made, None
+    if not isinstance(made, Mapping):
+        raise ValueError(
+            f"configure_optimizers must give one optimiser, got {type(made).__name__}; run it in threestudio"
+        )
+    plan = made.get("lr_scheduler")
+    if plan is None:
+        return made["optimizer"], None
+    if not isinstance(plan, Mapping):
+        return made["optimizer"], None  # Lightning steps a bare one once an epoch, which never ends
+    if plan.get("interval", "epoch") == "epoch":
+        return made["optimizer"], None
+    if int(plan.get("frequency", 1)) != 1:
+        raise ValueError(f"scheduler frequency must be 1, got {plan['frequency']}; run it in threestudio")
+    return made["optimizer"], plan["scheduler"]
+
+
+def groups_of(system: Any, optimizer: torch.optim.Optimizer) -> tuple[list[list[str]], list[str]]:
+    """Names of the parameters in an optimiser's groups, and labels of the groups.
+
+    Raises:
+        ValueError: a parameter is not the system's.
+    """
+    by_id = {id(p): name for name, p in system.named_parameters()}
+    names: list[list[str]] = []
+    labels: list[str] = []
+    for index, group in enumerate(optimizer.param_groups):
+        label = str(group.get("name", index))
+        missing = sum(id(p) not in by_id for p in group["params"])
+        if missing:
+            raise ValueError(
+                f"optimiser group {label!r} must hold parameters of the system, got {missing} others; "
+                "they would not be saved in a checkpoint either"
+            )
+        names.append([by_id[id(p)] for p in group["params"]])
+        labels.append(label if label not in labels else f"{label}.{index}")
+    return names, labels
+
+
+def untrained(system: Any, names: Iterable[str]) -> list[str]:
+    """Parameters of a system that its optimiser does not hold."""
+    held = set(names)
+    return [name for name, _ in system.named_parameters() if name not in held]
+
+
+def _after(name: str, value: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    if name == NUMBERS or name.startswith(TENSOR) or value.shape != new.shape:
+        # set, not accumulated: what the drift set holds, and what it left stays
+        return new if not torch.equal(old, new) else value
+    return moved(value, old, new)

@@ -1,0 +1,125 @@
+"""A chain of an upstream system against Lightning's own `Trainer` on the same batches and seeds: bit for bit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dreamprop as dp
+from dreamprop.rng import seeded
+from dreamprop.state import State
+
+from . import upstream
+
+STEPS = 40
+CPU = torch.device("cpu")
+
+pytestmark = upstream.needs_checkout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    before, made = Path.cwd(), tmp_path_factory.mktemp("upstream")
+    upstream.enter(made)
+    yield made
+    os.chdir(before)
+
+
+def lightning(studio: Any, steps: int, **options: Any) -> Any:
+    """The system after steps of a real `Trainer`; its draws are seeded as the chain's are, nothing else is told to it."""
+    import pytorch_lightning as pl
+
+    from dreamprop.threestudio import build
+
+    data, system = build.make(studio)
+    seed, fetched = studio.seed, [0]
+    original = data.train_dataloader
+
+    def train_dataloader() -> Any:
+        loader = original()
+        collate = loader.collate_fn
+
+        def by_step(items: Any) -> Any:
+            with seeded(seed, fetched[0], CPU, "batch"):
+                fetched[0] += 1
+                return collate(items)
+
+        loader.collate_fn = by_step
+        return loader
+
+    data.train_dataloader = train_dataloader
+
+    class Seeds(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, system: Any, batch: Any, index: int) -> None:
+            self.open = seeded(seed, index, CPU, "step")
+            self.open.__enter__()
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.open.__exit__(None, None, None)
+
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[Seeds()],
+        **options,
+    )
+    trainer.fit(system, datamodule=data)
+    assert trainer.global_step == steps
+    return system, trainer
+
+
+def same(system: Any, trainer: Any, state: State) -> None:
+    """Parameters, moments, and every persistent buffer, the occupancy grid among them."""
+    parameters, buffers = dict(system.named_parameters()), dict(system.named_buffers())
+    optimizer = trainer.optimizers[0]
+    for name, value in state.params.items():
+        assert torch.equal(value, parameters[name]), name
+        for what, moment in optimizer.state[parameters[name]].items():
+            assert torch.equal(state.moments[f"{name}/{what}"], moment), (name, what)
+    kept = [name for name in buffers if name in state.buffers]
+    assert any("occs" in name for name in kept)
+    for name in kept:
+        assert torch.equal(state.buffers[name], buffers[name]), name
+
+
+@pytest.mark.parametrize("name", ["dreamfusion-sd", "prolificdreamer"])
+def test_the_chain_is_the_trainer_bit_for_bit(name: str, folder: Path) -> None:
+    from dreamprop.threestudio import build
+
+    studio = upstream.studio(name, folder)
+    process = build.process(studio)
+    start = process.init()
+    if name == "prolificdreamer":
+        assert any("lora" in parameter for parameter in start.params)
+    sequential = dp.solve_sequential(process, STEPS, state=start).state
+    same(*lightning(studio, STEPS), sequential)
+    exact = dp.solve(process, STEPS, window=2, tolerance=0, state=start).state
+    assert dp.state.equal(exact, sequential)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate_grad_batches": 2, "gradient_clip_val": 0.01},
+        {"precision": "bf16-mixed", "gradient_clip_val": 1e-3, "gradient_clip_algorithm": "value"},
+    ],
+    ids=["accumulate and clip", "autocast and clip"],
+)
+def test_what_the_trainer_was_asked_for(options: dict[str, Any], folder: Path) -> None:
+    from dreamprop.threestudio import build
+    from dreamprop.threestudio.terms import terms_of
+
+    studio = upstream.studio("dreamfusion-sd", folder)
+    system, trainer = lightning(studio, 6, **options)
+    process = build.process(studio, terms=terms_of(trainer))
+    same(system, trainer, dp.solve_sequential(process, 6).state)
