@@ -1,10 +1,11 @@
-"""nerfacc's operations on packed samples: against nerfacc's own batched functions, a slow ray marcher, and differences."""
+"""nerfacc's operations on packed samples against its own batched functions, a slow ray marcher, and differences."""
 
 from __future__ import annotations
 
 import importlib
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -256,7 +257,7 @@ def slow_resample(
         wide = cdf[right] - cdf[left]
         share = 0.5 if wide < 1e-10 else (u - cdf[left]) / wide
         samples.append(edges[left] + share * (edges[right] - edges[left]))
-    middle = [(a + b) / 2 for a, b in zip(samples, samples[1:], strict=False)]
+    middle = [(a + b) / 2 for a, b in pairwise(samples)]
     first = max(2 * samples[0] - middle[0], edges[0])
     last = min(2 * samples[-1] - middle[-1], edges[-1])
     return [first, *middle, last], samples

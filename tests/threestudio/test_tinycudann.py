@@ -1,4 +1,4 @@
-"""tiny-cuda-nn in plain torch: values against slow twins written from its documentation, gradients by finite differences."""
+"""tiny-cuda-nn in plain torch: values against slow twins, gradients against finite differences."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-WORDS = "<pad> <bos> <eos> <unk> , a red blue torus cube front side back overhead view".split()
+WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", ",", "a", "red", "blue", "torus", "cube"]
+WORDS += ["front", "side", "back", "overhead", "view"]
 
 
 def save(folder: Path, seed: int = 0) -> Path:

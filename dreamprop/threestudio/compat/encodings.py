@@ -69,7 +69,7 @@ class Identity(Fixed):
 
 
 class Frequency(Fixed):
-    """`sin(2^k pi x), cos(2^k pi x)` for k = 0, 1, ..., all of one input before those of the next (arXiv:2003.08934)."""
+    """`sin(2^k pi x), cos(2^k pi x)` for k = 0, 1, ..., one input after another (NeRF, arXiv:2003.08934, eq. 4)."""
 
     def __init__(self, inputs: int, settings: Settings) -> None:
         self.octaves = int(settings.get("n_frequencies", 12))
@@ -131,7 +131,6 @@ class Level:
     hashed: bool
     """Whether the products are combined by exclusive or; otherwise they are added."""
     rows: int
-    first: int
 
 
 class Grid:
@@ -161,16 +160,11 @@ class Grid:
                 f"grid interpolation must be Linear, Smoothstep or Nearest, got {self.interpolation}"
             )
         self.inputs, self.features = inputs, int(settings.get("n_features_per_level", 2))
-        self.levels: list[Level] = []
-        first = 0
-        for number in range(int(settings.get("n_levels", 16))):
-            level = self._level(number, settings, first)
-            self.levels.append(level)
-            first += level.rows
+        self.levels = [self._level(number, settings) for number in range(int(settings.get("n_levels", 16)))]
         self.width = len(self.levels) * self.features
-        self.count = first * self.features
+        self.count = sum(level.rows for level in self.levels) * self.features
 
-    def _level(self, number: int, settings: Settings, first: int) -> Level:
+    def _level(self, number: int, settings: Settings) -> Level:
         base = int(settings.get("base_resolution", 16))
         growth = np.log2(np.float32(settings.get("per_level_scale", 2.0)))
         scale = np.exp2(np.float32(number) * growth) * np.float32(base) - np.float32(
@@ -187,7 +181,7 @@ class Grid:
             factors.append(stride if stride <= rows else 0)
             stride *= side if stride <= rows else 1
         hashed = self.kind == "hash" and rows < stride
-        return Level(float(scale), PRIMES[: self.inputs] if hashed else tuple(factors), hashed, rows, first)
+        return Level(float(scale), PRIMES[: self.inputs] if hashed else tuple(factors), hashed, rows)
 
     def init(self, generator: torch.Generator) -> Tensor:
         """Uniform in +-1e-4, as in the paper; other draws than tiny-cuda-nn's."""
@@ -198,10 +192,11 @@ class Grid:
         return functional.pad(features, (0, width - features.shape[-1]))
 
     def __call__(self, x: Tensor, params: Tensor) -> Tensor:
-        table = params.view(-1, self.features)
-        return torch.cat([self._at(level, x, table) for level in self.levels], dim=-1)
+        # split, not sliced: the backward pass then puts the levels' gradients together once
+        tables = params.view(-1, self.features).split([level.rows for level in self.levels])
+        return torch.cat([self._at(*pair, x) for pair in zip(self.levels, tables, strict=True)], dim=-1)
 
-    def _at(self, level: Level, x: Tensor, table: Tensor) -> Tensor:
+    def _at(self, level: Level, table: Tensor, x: Tensor) -> Tensor:
         position = x * level.scale + 0.5
         low = position.detach().floor()
         share = position - low
@@ -221,7 +216,7 @@ class Grid:
                 ways, shares = [here * factor, (here + 1) * factor], [1 - part, part]
             ways = [(way & WORD) ^ row if level.hashed else way + row for way in ways]
             row, weight = torch.cat(ways, dim=1), torch.cat([weight * part for part in shares], dim=1)
-        row = (row & WORD) % level.rows + level.first
+        row = (row & WORD) % level.rows
         return _Mixture.apply(table, row, weight)
 
 

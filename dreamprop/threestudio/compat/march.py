@@ -119,23 +119,25 @@ def traverse_grids(
     end = torch.where(valid, last, -torch.inf).amax(-1)
     some = valid.any(-1)
     begin, end = torch.where(some, begin, near_planes), torch.where(some, end, near_planes)
-    # the first step whose middle is behind the entry, and the first whose middle is behind the exit
-    start = ((begin - near_planes) / step_size - 0.5).ceil().clamp_min(0).long()
+    # the first step whose middle is behind the entry (or the one before it, by rounding), and likewise the exit
+    start = ((begin - near_planes) / step_size - 0.5).ceil().long().sub(1).clamp_min(0)
     stop = ((end - near_planes) / step_size - 0.5).ceil().clamp_min(0).long()
     longest = int((stop - start).max()) + 2 if len(start) else 0
     rays: list[Tensor] = []
     steps: list[Tensor] = []
     for part in torch.arange(len(start), device=start.device).split(max(1, CHUNK // max(longest, 1))):
-        number = start[part, None] + torch.arange(-1, longest - 1, device=start.device)  # [r, K]
+        number = start[part, None] + torch.arange(longest, device=start.device)  # [r, K]
         middle = near_planes[part, None] + (number + 0.5) * step_size
-        segment = torch.searchsorted(t_sorted[part].contiguous(), middle, right=True) - 1
-        inside = (segment >= 0) & (segment < 2 * size - 1) & (number >= 0) & (middle < far_planes[part, None])
-        segment = segment.clamp(0, 2 * size - 2)
-        inside &= valid[part].gather(1, segment) & (middle >= first[part].gather(1, segment))
+        inside, grid = torch.zeros_like(number, dtype=torch.bool), torch.zeros_like(number)
+        for segment in range(2 * size - 1):
+            begins, ends = first[part, segment, None], last[part, segment, None]
+            here = valid[part, segment, None] & (middle >= begins) & (middle < ends)
+            inside |= here
+            if size > 1:
+                grid = torch.where(here, level[part, segment, None], grid)
         ray, column = inside.nonzero(as_tuple=True)
-        grid = level[part].gather(1, segment)[ray, column]
         at = rays_o[part][ray] + rays_d[part][ray] * middle[ray, column, None]
-        full = _occupied(at, grid, binaries, aabbs)
+        full = _occupied(at, grid[ray, column], binaries, aabbs)
         rays.append(part[ray[full]])
         steps.append(number[ray[full], column[full]])
     ray_of, step = torch.cat(rays or [start]), torch.cat(steps or [start])

@@ -54,8 +54,8 @@ def prepare(device: torch.device) -> list[tuple[str, str]]:
 
     torch.cuda.device = Nowhere  # type: ignore[misc]
     torch.cuda.amp.autocast = autocast  # type: ignore[misc,assignment]
-    torch.cuda.amp.custom_fwd = functools.partial(torch.amp.custom_fwd, device_type=kind)  # type: ignore[assignment]
-    torch.cuda.amp.custom_bwd = functools.partial(torch.amp.custom_bwd, device_type=kind)  # type: ignore[assignment]
+    torch.cuda.amp.custom_fwd = functools.partial(torch.amp.custom_fwd, device_type=kind)
+    torch.cuda.amp.custom_bwd = functools.partial(torch.amp.custom_bwd, device_type=kind)
     return [("torch.cuda.device and torch.cuda.amp", f"the device is {device}")]
 
 
@@ -68,8 +68,8 @@ def place(device: torch.device) -> list[tuple[str, str]]:
     original = misc.get_device
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "threestudio" and getattr(module, "get_device", None) is original:
-            module.get_device = lambda: device  # type: ignore[attr-defined]
+            setattr(module, "get_device", lambda: device)  # noqa: B010
     for name in RANK_IS_DEVICE:
         if name in sys.modules:
-            sys.modules[name].get_rank = lambda: where  # type: ignore[attr-defined]
+            setattr(sys.modules[name], "get_rank", lambda: where)  # noqa: B010
     return [("get_device() and get_rank()", f"the device is {device}")]
