@@ -11,13 +11,15 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from omegaconf import OmegaConf
 
 from dreamprop.config import InputError, nearest
 
 FLAGS = (
     "--config", "--train", "--compare", "--export", "--baseline", "--resume", "--device", "--gpu",
-    "--verbose", "--version", "--help",
+    "--threestudio", "--validate", "--test", "--verbose", "--version", "--help",
 )  # fmt: skip
 
 
@@ -45,6 +47,11 @@ def parser() -> Parser:
     verb.add_argument("--train", action="store_true", help="make the object; writes outputs/<name>/<tag>/")
     verb.add_argument("--compare", action="store_true", help="sequential and accelerated, with report.html")
     verb.add_argument("--export", action="store_true", help="write the mesh of the run given by --resume")
+    verb.add_argument("--validate", action="store_true", help="of a threestudio system: its validation views")
+    verb.add_argument("--test", action="store_true", help="of a threestudio system: its test views and video")
+    made.add_argument(
+        "--threestudio", metavar="DIR", type=Path, help="a checkout of threestudio, whose config this is"
+    )
     made.add_argument("--baseline", action="store_true", help="with --train: step by step")
     made.add_argument(
         "--resume", metavar="DIR", type=Path, help="the folder of a run, or one of its checkpoints"
@@ -101,8 +108,14 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if not given.config:
         raise InputError("--config must name a YAML file, got none; use --config configs/dreamfusion.yaml")
-    if not (given.train or given.compare or given.export):
+    if not (given.train or given.compare or given.export or given.validate or given.test):
         raise InputError("one of --train, --compare and --export must be given, got none; use --train")
+    if _threestudio(given):
+        from dreamprop.upstream import launch
+
+        return launch(given)
+    if given.validate or given.test:
+        raise InputError("--validate and --test are for threestudio's systems; add --threestudio DIR")
     if given.export and not given.resume:
         raise InputError("--export must know the run, got none; add --resume outputs/<name>/<tag>")
     if given.compare and given.resume:
@@ -137,6 +150,15 @@ def run(arguments: Sequence[str]) -> int:
     from dreamprop.run import train
 
     return train(experiment, sequential=given.baseline, go_on=given.resume)
+
+
+def _threestudio(given: argparse.Namespace) -> bool:
+    """Whether threestudio is to run a config: its checkout is given, or the config can only be one of its."""
+    if given.threestudio or not given.config.is_file():
+        return bool(given.threestudio)
+    from dreamprop.config import overrides, read
+
+    return "data_type" in OmegaConf.merge(read(given.config), overrides(given.overrides))
 
 
 def _hush() -> None:

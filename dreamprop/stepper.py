@@ -23,6 +23,9 @@ SIGNLIKE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.
 GROUP = "group."
 """What an optimiser remembers of a whole group is a moment ``group.<index>/<what>``."""
 
+OPTIONS = {"lr", "initial_lr", "weight_decay"}
+"""What a schedule sets is no memory."""
+
 Named = dict[str, Tensor]
 
 
@@ -102,7 +105,7 @@ class Stepper:
         scratch.step()
         for name, slot in slots:  # an optimiser may have given a parameter new memory
             new[name] = slot.data
-        moved = self.read(scratch, given)
+        moved = self._read(scratch, given)
         scratch.state.clear()
         for _, slot in slots:
             slot.data, slot.grad = slot.data.new_empty(0), None
@@ -154,15 +157,17 @@ class Stepper:
         if scheduler is not None:
             scheduler.load_state_dict(self._schedule.scheduler_state(step))
 
-    def read(
-        self, optimizer: torch.optim.Optimizer, given: Sequence[Mapping[str, Any]] | None = None
-    ) -> Named:
+    def read(self, optimizer: torch.optim.Optimizer, step: int | None = None) -> Named:
         """An optimiser's state as moments; numbers become scalars, and what is None is left out.
 
         Args:
             optimizer: with the same groups.
-            given: options of its groups before a step: what differs now is what it remembers of a group.
+            step: it has been stepped up to, to tell what it remembers of a group from the options there; with
+                ``None`` nothing is taken for that.
         """
+        return self._read(optimizer, [] if step is None else self._schedule.at(step))
+
+    def _read(self, optimizer: torch.optim.Optimizer, given: Sequence[Mapping[str, Any]]) -> Named:
         moments: Named = {}
         for name, slot in self._slots(optimizer):
             for what, value in optimizer.state.get(slot, {}).items():
@@ -175,9 +180,9 @@ class Stepper:
                     raise ValueError(
                         f"optimizer state must be tensors and numbers, got {kind} in {what!r}; use another"
                     )
-        for i, options in enumerate(given or ()):
+        for i, options in enumerate(given):
             for what, value in optimizer.param_groups[i].items():
-                if isinstance(value, (int, float)) and options.get(what) != value:
+                if isinstance(value, (int, float)) and what not in OPTIONS and options.get(what) != value:
                     moments[f"{GROUP}{i}/{what}"] = self._number(f"{GROUP}{what}", value)
         return moments
 

@@ -55,8 +55,9 @@ class Threestudio:
         names, labels = groups_of(system, optimizer)
         self.stepper = Stepper(optimizer, scheduler, names, labels)
         view = View(loader, datamodule, trainer)
-        flat = [name for group in names for name in group]
-        self.replica = Replica(system, loader, flat, self.terms, seed, view)
+        self.names = [name for group in names for name in group]
+        """The parameters that are trained."""
+        self.replica = Replica(system, loader, self.names, self.terms, seed, view)
         self.logged: dict[int, dict[str, float]] = {}
         """What the system logged, by step, of the drifts that updates were last made with."""
 
@@ -108,8 +109,12 @@ class Threestudio:
         return [(t, self.logged.pop(t)) for t in sorted(self.logged) if t < step]
 
 
-def optimizers(system: Any) -> tuple[torch.optim.Optimizer, Any]:
+def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, Any]:
     """The one optimiser of a system and the scheduler that is stepped with it, if there is one.
+
+    Args:
+        system: asked for them.
+        made: what it gave earlier.
 
     Raises:
         ValueError: there are several, or the schedule needs more than the step.
@@ -119,7 +124,7 @@ def optimizers(system: Any) -> tuple[torch.optim.Optimizer, Any]:
             "system must leave the optimiser to the trainer, got automatic_optimization = False; it steps "
             "optimisers inside training_step, so a step is no function of its state: run it in threestudio"
         )
-    made = system.configure_optimizers()
+    made = system.configure_optimizers() if made is None else made
     if isinstance(made, torch.optim.Optimizer):
         return made, None
     if not isinstance(made, Mapping):

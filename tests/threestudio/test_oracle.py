@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def lightning(studio: Any, steps: int, **options: Any) -> Any:
-    """The system after steps of a real `Trainer`; its draws are seeded as the chain's are, nothing else is told to it."""
+    """The system after steps of a real `Trainer`, its draws seeded as those of the chain are."""
     import pytorch_lightning as pl
 
     from dreamprop.threestudio import build

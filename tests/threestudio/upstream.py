@@ -43,7 +43,6 @@ def overrides(folder: Path, size: int = 16) -> list[str]:
         "use_timestamp=false",
         f"exp_root_dir={folder / 'outputs'}",
         "system.prompt_processor.prompt=a red torus",
-        "system.prompt_processor.spawn=false",
         f"system.prompt_processor.pretrained_model_name_or_path={sd}",
         f"system.guidance.pretrained_model_name_or_path={sd}",
         "system.guidance.half_precision_weights=false",
