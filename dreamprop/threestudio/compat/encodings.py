@@ -226,8 +226,8 @@ class _Mixture(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(table, row, weight)
-        if not len(row):
-            return table.new_zeros(0, table.shape[1])
+        if not len(row) or table.device.type not in ("cpu", "cuda"):
+            return (table[row] * weight[..., None]).sum(1)
         return functional.embedding_bag(row, table, per_sample_weights=weight, mode="sum")
 
     @staticmethod

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
-from dreamprop.threestudio.compat import absent, lora, placement
+from dreamprop.threestudio.compat import absent, children, lora, placement
 
 REQUIRED = (
     "pytorch_lightning",
@@ -102,8 +103,11 @@ def install(root: Path | str | None, device: torch.device | str | None = None) -
     made += _igl(lacking)
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+    OmegaConf.clear_resolver("rmspace")  # ours does the same, and upstream's registers itself once only
     upstream = importlib.import_module("threestudio")
     made += placement.place(place)
+    if made:
+        made += children.keep_here()
     version = str(getattr(upstream, "__version__", "unknown"))
     _done = Report(folder, version, place, tuple(StandIn(*one) for one in made), tuple(lacking))
     return _done

@@ -62,7 +62,8 @@ class LoRAAttnProcessor(nn.Module):
         self.to_v_lora = LowRank(source, hidden_size, rank, network_alpha)
         self.to_out_lora = LowRank(hidden_size, hidden_size, rank, network_alpha)
 
-    def forward(
+    # diffusers reads the names of the arguments from `__call__` and drops what is not among them
+    def __call__(
         self,
         attn: Any,
         hidden_states: Tensor,

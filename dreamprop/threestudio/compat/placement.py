@@ -39,7 +39,8 @@ def prepare(device: torch.device) -> list[tuple[str, str]]:
         """`torch.cuda.device` that does nothing for a device that is not CUDA's."""
 
         def __init__(self, device: Any) -> None:
-            if isinstance(device, str | torch.device) and torch.device(device).type != "cuda":
+            other = isinstance(device, str | torch.device) and torch.device(device).type != "cuda"
+            if other or not torch.cuda.is_available():
                 self.idx, self.prev_idx = -1, -1
             else:
                 super().__init__(device)
