@@ -51,20 +51,22 @@ def _refuse(name: str) -> MissingModule:
 class _Use(type):
     """A class that can be named, annotated with and inherited from, and not used."""
 
+    origin: str
+
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        raise _refuse(cls.__module__ if cls.__name__ == "*" else f"{cls.__module__}.{cls.__name__}")
+        raise _refuse(cls.origin)
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise _refuse(f"{cls.__module__}.{cls.__name__}.{name}")
+        raise _refuse(f"{cls.origin}.{name}")
 
 
 class _Shell(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        found = _Use(name, (), {"__module__": self.__name__, "missing": self.__name__.partition(".")[0]})
+        found = _Use(name, (), {"__module__": self.__name__, "origin": f"{self.__name__}.{name}"})
         setattr(self, name, found)
         return found
 

@@ -1,0 +1,353 @@
+"""What is put in the place of what, and that it is said.
+
+Setting up changes the process it happens in, so it is tried in processes of their own: on a small double of upstream's
+package always, and on upstream itself where THREESTUDIO_ROOT names a checkout.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dreamprop.threestudio.compat import absent, children, lora, placement
+from dreamprop.threestudio.compat import install as setup
+from dreamprop.threestudio.compat.absent import MissingModule
+
+REPOSITORY = Path(__file__).parents[2]
+ROOT = os.environ.get("THREESTUDIO_ROOT")
+
+
+def run(code: str, *arguments: str, cwd: Path) -> Any:
+    """What a fresh interpreter prints last, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture
+def double(tmp_path: Path) -> Path:
+    """A package that asks for what upstream asks for."""
+    files = {
+        "__init__.py": '__version__ = "0.0.1"\nfrom threestudio.models import networks\n',
+        "utils/__init__.py": "",
+        "utils/misc.py": """
+            import os, torch
+            import tinycudann as tcnn
+            def get_rank(): return int(os.environ.get("RANK", 0))
+            def get_device(): return torch.device(f"cuda:{get_rank()}")
+            """,
+        "models/__init__.py": "",
+        "models/networks.py": """
+            import nerfacc
+            import nvdiffrast.torch as dr
+            import tinycudann as tcnn
+            import torch
+            import torch.multiprocessing as mp
+            from envlight import EnvLight
+            from igl import fast_winding_number_for_meshes, read_obj
+            from diffusers.models.attention_processor import LoRAAttnProcessor
+            from threestudio.utils.misc import get_device, get_rank
+            class Light(EnvLight): pass
+            def encoding():
+                with torch.cuda.device(get_rank()):
+                    found = tcnn.Encoding(3, {"otype": "HashGrid", "n_levels": 2}, dtype=torch.float32)
+                return found.to(get_device()), torch.zeros(2, device=get_rank())
+            @torch.cuda.amp.autocast(enabled=False)
+            def product(x): return x @ x
+            """,
+        "models/prompt_processors/__init__.py": "",
+        "models/prompt_processors/base.py": "import torch.multiprocessing as mp\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / "checkout" / "threestudio" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(line.removeprefix(" " * 12) for line in text.splitlines()))
+    return tmp_path / "checkout"
+
+
+DOUBLE = """
+import json, sys, threading
+import torch
+from dreamprop.threestudio import compat
+report = compat.install(sys.argv[1], "cpu")
+assert compat.install(sys.argv[1], torch.device("cpu")) is report
+from threestudio.models import networks
+from threestudio.models.prompt_processors import base
+encoding, mask = networks.encoding()
+refusals = []
+for use in (lambda: networks.dr.RasterizeCudaContext(), lambda: networks.Light("a"), lambda: networks.dr.a.b):
+    try: use()
+    except ImportError as error: refusals.append(f"{type(error).__name__}: {error}")
+try: compat.install(sys.argv[1], "meta")
+except ValueError as error: other = str(error)
+with torch.autocast("cpu", dtype=torch.bfloat16):
+    types = [str((torch.ones(2, 2) @ torch.ones(2, 2)).dtype), str(networks.product(torch.ones(2, 2)).dtype)]
+ran = []
+child = base.mp.get_context("spawn").Process(target=ran.append, args=("ran",))
+child.start(); child.join()
+import transformers.utils.import_utils as probes
+print(json.dumps(dict(
+    lines=report.lines(), names=[one.name for one in report.standins], absent=list(report.absent), types=types,
+    version=report.version, rank=networks.get_rank(), device=str(networks.get_device()), other=other,
+    shape=list(encoding(torch.rand(4, 3)).shape), mask=str(mask.device), refusals=refusals, ran=ran,
+    child=child.exitcode, lora=issubclass(networks.LoRAAttnProcessor, torch.nn.Module),
+    misled=[n for n in report.absent if getattr(probes, f"is_{n}_available", lambda: False)()],
+)))
+"""
+
+
+def test_setting_up_on_a_cpu(double: Path, tmp_path: Path) -> None:
+    """Everything that the double needs is put in place, once, and told in one line each."""
+    found = run(DOUBLE, str(double), cwd=tmp_path)
+    assert found["version"] == "0.0.1"
+    assert found["lines"][0] == f"threestudio 0.0.1 from {double} on cpu"
+    assert all("\n" not in line for line in found["lines"])
+    for name in ("tinycudann", "nerfacc's CUDA kernels", "get_device() and get_rank()"):
+        assert name in found["names"]
+    assert found["shape"] == [4, 4] and found["mask"] == "cpu"
+    assert (found["rank"], found["device"]) == ("cpu", "cpu")
+    assert found["lora"]
+    assert found["types"] == ["torch.bfloat16", "torch.float32"], "upstream's autocast is that of the device"
+    assert (found["ran"], found["child"]) == (["ran"], 0)
+    assert "start another process" in found["other"]
+    assert found["misled"] == [], "libraries must not take a shell for the real module"
+    if {"nvdiffrast", "envlight"} <= set(found["absent"]):
+        assert len(found["refusals"]) == 3
+        assert all(line.startswith("MissingModule: ") and "pip install" in line for line in found["refusals"])
+
+
+def test_importing_the_adapter_is_light() -> None:
+    heavy = {"diffusers", "transformers", "nerfacc", "lightning", "pytorch_lightning", "threestudio"}
+    found = run(
+        "import dreamprop.threestudio.compat, sys, json; print(json.dumps([*sys.modules]))", cwd=REPOSITORY
+    )
+    assert not heavy & set(found)
+
+
+def test_a_folder_without_threestudio(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give the path of a checkout") as caught:
+        setup(tmp_path, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_threestudio_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="--threestudio PATH"):
+        setup(None, "cpu")
+
+
+def test_packages_that_are_not_installed(double: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "typeguard" else real(name))
+    monkeypatch.delitem(sys.modules, "threestudio", raising=False)
+    module = importlib.import_module("dreamprop.threestudio.compat.install")
+    monkeypatch.setattr(module, "_done", None)
+    with pytest.raises(ValueError, match=r"typeguard; pip install \"dreamprop\[threestudio\]\""):
+        setup(double, "cpu")
+
+
+@pytest.fixture
+def shells(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two modules that nobody has."""
+    monkeypatch.setitem(absent.REMEDIES, "nowhere_to_be_found", "pip install nowhere")
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, absent._Finder({"nowhere_to_be_found"})])
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "nowhere_to_be_found"]:
+        del sys.modules[name]
+
+
+def test_shells(shells: None) -> None:
+    """They are imported, named and inherited from, and refuse to be used."""
+    module = importlib.import_module("nowhere_to_be_found.deep.inside")
+    assert module.Thing is module.Thing
+    assert module.Thing.origin == "nowhere_to_be_found.deep.inside.Thing"
+
+    class Own(module.Thing):
+        pass
+
+    for use in (module.Thing, Own, lambda: module.Thing.attribute, lambda: module.function(1)):
+        with pytest.raises(MissingModule, match=r"pip install nowhere$") as caught:
+            use()
+        assert caught.value.name == "nowhere_to_be_found" and "\n" not in str(caught.value)
+    assert not hasattr(module, "__wrapped__")
+
+
+def test_a_childs_error_is_its_own() -> None:
+    def fail() -> None:
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        children.Here(target=fail).start()
+
+
+@pytest.mark.parametrize(
+    ("index", "upstreams", "rank", "replaced"), [(1, 1, 1, False), (1, 9, 9, True), (None, 0, 0, True)]
+)
+def test_placement(
+    monkeypatch: pytest.MonkeyPatch, index: int | None, upstreams: int, rank: int, replaced: bool
+) -> None:
+    """Second machine of two: RANK is 9, LOCAL_RANK 1; nothing is touched where upstream is right."""
+    here = torch.device("cpu") if index is None else torch.device("cuda", index)
+
+    def get_device() -> torch.device:
+        return torch.device("cuda", upstreams)
+
+    names = ["threestudio.utils.misc", "threestudio.models.networks", "threestudio.systems.base"]
+    for name in names:
+        module = type(sys)(name)
+        module.get_device, module.get_rank = get_device, lambda: rank  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module)
+    told = placement.place(here)
+    assert bool(told) == replaced
+    for name in names:
+        assert sys.modules[name].get_device() == here
+    assert sys.modules[names[1]].get_rank() == ("cpu" if index is None else index)
+    assert sys.modules[names[2]].get_rank() == rank, "elsewhere it is a rank"
+
+
+def attention(cross: int | None, group: bool) -> Any:
+    from diffusers.models.attention_processor import Attention
+
+    torch.manual_seed(0)
+    return Attention(
+        query_dim=16,
+        cross_attention_dim=cross,
+        heads=2,
+        dim_head=8,
+        norm_num_groups=4 if group else None,
+        residual_connection=group,
+        rescale_output_factor=1.5,
+    ).double()
+
+
+@pytest.mark.parametrize(("cross", "group", "shape"), [(None, True, (2, 16, 3, 3)), (12, False, (2, 5, 16))])
+@pytest.mark.parametrize("scale", [0.0, 0.7, None])
+def test_lora_attention_is_attention_with_merged_weights(
+    cross: int | None, group: bool, shape: tuple[int, ...], scale: float | None
+) -> None:
+    """`W + scale up down` in diffusers' own processor gives the same, to rounding in float64."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    layer = attention(cross, group)
+    processor = lora.LoRAAttnProcessor(16, cross, rank=3).double()
+    for correction in processor.children():
+        nn.init.normal_(correction.up.weight)
+    x = torch.randn(shape, dtype=torch.float64)
+    source = None if cross is None else torch.randn(2, 7, cross, dtype=torch.float64)
+    mask = None if cross is None else torch.zeros(2, 1, 7, dtype=torch.float64)
+    if mask is not None:
+        mask[:, :, 5:] = -1e4
+    layer.set_processor(processor)
+    asked = {} if scale is None else {"lora_scale": scale}
+    found = layer(x, source, mask, **asked)
+    for name, weight in (("q", layer.to_q), ("k", layer.to_k), ("v", layer.to_v), ("out", layer.to_out[0])):
+        low = getattr(processor, f"to_{name}_lora")
+        weight.weight.data += (1.0 if scale is None else scale) * low.up.weight.data @ low.down.weight.data
+    layer.set_processor(AttnProcessor())
+    torch.testing.assert_close(found, layer(x, source, mask), rtol=0, atol=1e-10)
+
+
+def test_lora_begins_as_nothing_and_has_the_old_names() -> None:
+    processor = lora.LoRAAttnProcessor(16, 12)
+    names = {f"to_{part}_lora.{side}.weight" for part in ("q", "k", "v", "out") for side in ("down", "up")}
+    assert set(processor.state_dict()) == names
+    assert processor.to_k_lora.down.weight.shape == (4, 12)
+    assert not any(one.up.weight.any() for one in processor.children())
+    with pytest.raises(ValueError, match="lower it"):
+        lora.LoRAAttnProcessor(16, 12, rank=13)
+
+
+def test_scale_reaches_the_attention_of_a_unet() -> None:
+    """Scale 0 is the U-Net without corrections, scale 1 is not; a plain U-Net is left alone."""
+    from diffusers import UNet2DConditionModel
+
+    class Kept(UNet2DConditionModel):
+        forward = lora.keep_scale(UNet2DConditionModel.forward)
+
+    torch.manual_seed(0)
+    unet = Kept(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    x, t, text = torch.randn(1, 4, 8, 8), torch.tensor([10]), torch.randn(1, 3, 16)
+
+    def ask(scale: float | None) -> Tensor:
+        with torch.no_grad():
+            given = None if scale is None else {"scale": scale}
+            return unet(x, t, encoder_hidden_states=text, cross_attention_kwargs=given).sample
+
+    plain = ask(None)
+    assert torch.equal(ask(1.0), plain)
+    unet.set_attn_processor(
+        {name: lora.LoRAAttnProcessor(16, 16 if "attn2" in name else None) for name in unet.attn_processors}
+    )
+    for part in unet.modules():
+        if isinstance(part, lora.LowRank):
+            nn.init.normal_(part.up.weight)
+    torch.testing.assert_close(ask(0.0), plain)
+    assert not torch.allclose(ask(1.0), plain, atol=1e-3)
+    assert torch.equal(ask(1.0), ask(None))
+    half = (ask(0.5) - plain).norm() / (ask(1.0) - plain).norm()
+    assert 0.05 < half < 0.95
+
+
+UPSTREAM = """
+import json, sys
+from pathlib import Path
+from dreamprop.threestudio import compat
+report = compat.install(sys.argv[1], "cpu")
+import threestudio, torch
+from threestudio.utils.config import load_config
+sys.path.insert(0, sys.argv[2])
+from tests.threestudio import tiny_sd
+model = str(tiny_sd.save(Path("sd")))
+words = ["a red torus", model, model]
+folder = "pretrained_model_name_or_path"
+keys = ["prompt_processor.prompt", f"prompt_processor.{folder}", f"guidance.{folder}"]
+cfg = load_config(sys.argv[1] + "/configs/dreamfusion-sd.yaml", n_gpus=1, cli_args=[
+    *(f"system.{key}={word}" for key, word in zip(keys, words)), "data.width=8", "data.height=8",
+    "system.guidance.half_precision_weights=false", "system.renderer.num_samples_per_ray=32",
+    "system.geometry.pos_encoding_config.log2_hashmap_size=12", "system.geometry.pos_encoding_config.n_levels=4",
+])
+data = threestudio.find(cfg.data_type)(cfg.data)
+system = threestudio.find(cfg.system_type)(cfg.system)
+data.setup("fit"); system.train(); system.on_fit_start()
+system.set_resume_status(0, 0); system.do_update_step(0, 0)
+loss = system.training_step(data.train_dataloader().dataset.collate(None), 0)["loss"]
+loss.backward()
+trained = {n: p.grad for n, p in system.named_parameters() if p.numel() and p.requires_grad}
+grads = {n: bool(grad.isfinite().all() and grad.any()) for n, grad in trained.items()}
+print(json.dumps(dict(registered=len(threestudio.__modules__), loss=float(loss), grads=grads, lines=report.lines())))
+"""
+
+
+@pytest.mark.skipif(ROOT is None, reason="THREESTUDIO_ROOT names no checkout of threestudio")
+def test_upstream_is_imported_and_takes_a_training_step(tmp_path: Path) -> None:
+    """All 55 modules of 0.2.3 register themselves, and dreamfusion-sd has a gradient in every parameter."""
+    found = run(UPSTREAM, str(Path(str(ROOT)).resolve()), str(REPOSITORY), cwd=tmp_path)
+    assert found["registered"] >= 55
+    assert found["loss"] == found["loss"] and found["loss"] > 0
+    assert all(found["grads"].values()) and len(found["grads"]) == 8, found["grads"]
+    assert found["lines"][0].endswith("on cpu")
