@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dreamprop.threestudio.compat import absent, children, lora, placement
+from dreamprop.threestudio.compat import absent, children, lora, packed, placement
 from dreamprop.threestudio.compat import install as setup
 from dreamprop.threestudio.compat.absent import MissingModule
 
@@ -160,6 +160,37 @@ def test_packages_that_are_not_installed(double: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "_done", None)
     with pytest.raises(ValueError, match=r"typeguard; pip install \"dreamprop\[threestudio\]\""):
         setup(double, "cpu")
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_on_cuda_only_what_fails_is_replaced(works: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A binary that does not load is named by its own first line; one that loads is left alone."""
+    module = importlib.import_module("dreamprop.threestudio.compat.install")
+    real, cuda = importlib.import_module, torch.device("cuda", 0)
+    kernels = importlib.import_module("nerfacc.cuda")
+    before = kernels.traverse_grids
+
+    def load(name: str) -> Any:
+        if name not in ("tinycudann", "nerfacc.cuda._backend"):
+            return real(name)
+        if not works:
+            raise OSError(f"{name} was built for another device\nand more")
+        return type("binary", (), {"_C": object()})
+
+    monkeypatch.setattr(importlib, "import_module", load)
+    monkeypatch.setitem(sys.modules, "tinycudann", None)
+    monkeypatch.setitem(vars(kernels), "traverse_grids", before)
+    for name in vars(kernels).keys() & packed.kernels().keys():
+        monkeypatch.setitem(vars(kernels), name, getattr(kernels, name))
+    for name in ("nerfacc", "nerfacc.pack", "nerfacc.volrend"):
+        monkeypatch.setattr(real(name), "pack_info", real(name).pack_info)
+    told = module._tinycudann(cuda) + module._nerfacc(cuda)
+    if works:
+        assert told == [] and kernels.traverse_grids is before and sys.modules["tinycudann"] is None
+    else:
+        assert [name for name, _ in told] == ["tinycudann", "nerfacc's CUDA kernels"]
+        assert all("built for another device" in why and "and more" not in why for _, why in told)
+        assert hasattr(sys.modules["tinycudann"], "Encoding") and kernels.traverse_grids is not before
 
 
 @pytest.fixture

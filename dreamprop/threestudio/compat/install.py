@@ -181,16 +181,16 @@ def _igl(lacking: list[str]) -> list[tuple[str, str]]:
         return []
     import igl
 
+    def read_obj(path: str, *_: object) -> object:
+        return igl.readOBJ(path)  # the old one took the type of the numbers too; there is one now
+
     renamed = {"fast_winding_number_for_meshes": "fast_winding_number", "read_obj": "readOBJ"}
-    done = []
+    made = []
     for old, new in renamed.items():
         if not hasattr(igl, old):
-            # the old reader took the type of the numbers too; there is one now
-            setattr(
-                igl, old, lambda path, *_, read=igl.readOBJ: read(path)
-            ) if old == "read_obj" else setattr(igl, old, getattr(igl, new))
-            done.append(old)
-    return [(f"igl.{name}", f"libigl calls it {renamed[name]}") for name in done]
+            setattr(igl, old, read_obj if old == "read_obj" else getattr(igl, new))
+            made.append((f"igl.{old}", f"libigl calls it {new}"))
+    return made
 
 
 def _first_line(error: BaseException) -> str:
