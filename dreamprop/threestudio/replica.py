@@ -6,7 +6,7 @@ backward, ``on_train_batch_end``. The optimiser is not here: it runs in order, o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dreamprop.rng import seeded
 from dreamprop.state import Drift, State, check_names
 from dreamprop.threestudio.batches import Batches
+from dreamprop.threestudio.copies import copied
 from dreamprop.threestudio.parts import Carried
 from dreamprop.threestudio.terms import SCALE, Terms
 from dreamprop.threestudio.view import View
@@ -36,14 +37,22 @@ class Replica:
         terms: how a step is taken.
         seed: of the draws.
         view: what the system is to see as its trainer.
+        batches: those of another replica, which are the same.
     """
 
     def __init__(
-        self, system: Any, loader: Any, names: list[str], terms: Terms, seed: int, view: View
+        self,
+        system: Any,
+        loader: Any,
+        names: list[str],
+        terms: Terms,
+        seed: int,
+        view: View,
+        batches: Batches | None = None,
     ) -> None:
         self.system, self.loader, self.view = system, loader, view
-        self._terms, self._seed = terms, seed
-        self._batches = Batches(loader, terms.accumulate)
+        self._names, self._terms, self._seed = names, terms, seed
+        self._batches = batches or Batches(loader, terms.accumulate)
         self._carried = Carried(system, skip=[loader.dataset])
         parameters = dict(system.named_parameters())
         self._held: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
@@ -51,6 +60,23 @@ class Replica:
         self._device = next(iter(self._held.values())).device
         kept = system.state_dict(keep_vars=True)
         self._buffers = [name for name, _ in system.named_buffers() if name in kept]
+
+    def copy(self, networks: Sequence[nn.Module]) -> Replica:
+        """Another one, with its own copy of everything but frozen networks and the data."""
+        system = self.system
+        before = getattr(system, "_trainer", None)
+        system.trainer = None
+        try:
+            twin = copied(system, networks, [self.loader.dataset])
+        finally:
+            system.trainer = before
+        view = self.view.copy()
+        return Replica(twin, self.loader, self._names, self._terms, self._seed, view, self._batches)
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
+        return list(self._held.values())
 
     @property
     def carried(self) -> set[str]:

@@ -7,7 +7,9 @@ scaler. Schedules follow from the step. What a step draws comes from (seed, step
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ import torch
 from dreamprop.process import Group
 from dreamprop.state import Drift, State
 from dreamprop.stepper import Stepper, moved
+from dreamprop.threestudio.copies import frozen_networks, meeting_points
+from dreamprop.threestudio.meeting import Meeting
 from dreamprop.threestudio.parts import NUMBERS, TENSOR
 from dreamprop.threestudio.replica import LOG, OVERFLOW, Replica
 from dreamprop.threestudio.terms import SCALE, Terms, rescale, scaler_state
@@ -58,6 +62,11 @@ class Threestudio:
         self.names = [name for group in names for name in group]
         """The parameters that are trained."""
         self.replica = Replica(system, loader, self.names, self.terms, seed, view)
+        self.alone = ""
+        """Why states are evaluated one by one, once that is known."""
+        self._meeting: Meeting | None = None
+        self._frozen: list[torch.nn.Module] = []
+        self._replicas = [self.replica]
         self.logged: dict[int, dict[str, float]] = {}
         """What the system logged, by step, of the drifts that updates were last made with."""
 
@@ -69,6 +78,42 @@ class Threestudio:
     def drift(self, state: State) -> Drift:
         """Gradients at a state, and the buffers after it."""
         return self.replica.evaluate(state)
+
+    def drift_window(self, states: Sequence[State]) -> list[Drift]:
+        """The drifts of several states, their calls of frozen networks answered together.
+
+        A system whose steps never meet there is evaluated one by one, and says so once.
+        """
+        if self._meeting is None and not self.alone:
+            self.alone = self._meet()
+        if self._meeting is None:
+            return [self.drift(state) for state in states]
+        while len(self._replicas) < len(states):
+            self._replicas.append(self.replica.copy(self._frozen))
+        tasks = [partial(one.evaluate, state) for one, state in zip(self._replicas, states, strict=False)]
+        calls = self._meeting.calls
+        drifts = self._meeting.run(tasks)
+        if self._meeting.calls == calls:
+            self._stay_alone("no step called a frozen network without gradients")
+        return drifts
+
+    def _meet(self) -> str:
+        """Prepare for windows; why that cannot be, if it cannot."""
+        self._frozen = frozen_networks(self.system, self.replica.trained)
+        points = meeting_points(self._frozen)
+        if not points:
+            return self._stay_alone("it holds no frozen network")
+        try:
+            self._replicas = [self.replica, self.replica.copy(self._frozen)]
+        except Exception as error:
+            return self._stay_alone(f"it cannot be copied ({type(error).__name__}: {error})")
+        self._meeting = Meeting(points)
+        return ""
+
+    def _stay_alone(self, reason: str) -> str:
+        self.alone, self._meeting, self._replicas = reason, None, [self.replica]
+        print(f"states of this system are evaluated one by one: {' '.join(reason.split())}", file=sys.stderr)
+        return reason
 
     def update(self, state: State, drift: Drift) -> State:
         """The optimiser on copies, with the options of this step; buffers as the drift left them."""

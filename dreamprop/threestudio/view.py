@@ -27,3 +27,7 @@ class View:
         if name.startswith("__") or self.__dict__.get("_trainer") is None:
             raise AttributeError(f"trainer has no {name!r} while a step is evaluated")
         return getattr(self._trainer, name)
+
+    def copy(self) -> View:
+        """Another view of the same trainer."""
+        return View(self.train_dataloader, self.datamodule, self._trainer)

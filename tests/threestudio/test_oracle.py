@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,6 @@ STEPS = 40
 CPU = torch.device("cpu")
 
 pytestmark = upstream.needs_checkout
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    before, made = Path.cwd(), tmp_path_factory.mktemp("upstream")
-    upstream.enter(made)
-    yield made
-    os.chdir(before)
 
 
 def lightning(studio: Any, steps: int, **options: Any) -> Any:
