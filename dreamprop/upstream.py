@@ -97,7 +97,6 @@ class Run:
         """Train, validate, test or export."""
         with _theirs():
             data, system = build.make(self.studio)
-            system.set_save_dir(str(self.place / "save"))
             trainer = self._trainer(system, training=verb == "train")
         if verb == "train":
             return self._train(trainer, system, data)

@@ -111,6 +111,7 @@ def make(studio: Any) -> tuple[Any, Any]:
     seed_everything(studio.seed, workers=True)
     data = threestudio.find(studio.data_type)(studio.data)
     system = threestudio.find(studio.system_type)(studio.system, resumed=studio.resume is not None)
+    system.set_save_dir(str(Path(studio.trial_dir) / "save"))
     return data, system
 
 

@@ -95,6 +95,8 @@ SMALL = {
         *VSD,
         "system.renderer.base_renderer.num_samples_per_ray=8",
         "~system.renderer.num_samples_per_ray",
+        "system.renderer.patch_size=4",
+        "system.renderer.global_downsample=2",
     ],
     "zero123": [
         "system.guidance_type=toy-guidance",
