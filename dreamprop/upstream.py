@@ -33,12 +33,14 @@ from dreamprop.solution import Round
 from dreamprop.state import State
 from dreamprop.summary import versions
 from dreamprop.threestudio import build
+from dreamprop.threestudio.checkpoint import status
 from dreamprop.threestudio.compat import install
 from dreamprop.threestudio.fit import solved
 from dreamprop.threestudio.purity import check
 from dreamprop.threestudio.system import Threestudio
 
 VERBS = ("train", "validate", "test", "export")
+STAGES = ("validation", "test", "predict")
 
 
 def launch(given: Namespace) -> int:
@@ -103,10 +105,14 @@ class Run:
         resume = self.studio.resume
         with _theirs():
             if resume is not None:  # Lightning restores neither by itself outside fit
-                saved = torch.load(resume, map_location="cpu", weights_only=True)
-                system.set_resume_status(saved["epoch"], saved["global_step"])
+                system.set_resume_status(*status(resume))
+        begun: list[int] = []
+        watch = importlib.import_module("pytorch_lightning.callbacks").LambdaCallback(
+            **{f"on_{stage}_batch_start": lambda *_: begun.append(1) for stage in STAGES}
+        )
+        trainer.callbacks.append(watch)
         run = {"validate": trainer.validate, "test": trainer.test, "export": trainer.predict}[verb]
-        with _theirs(lambda: self._stage(system)):
+        with _theirs(lambda: bool(begun)):
             run(system, datamodule=data, ckpt_path=resume)
         return 0
 
@@ -197,10 +203,6 @@ class Run:
             devices=[self.device.index or 0] if cuda else 1,
             **options,
         )
-
-    def _stage(self, system: Any) -> bool:
-        trainer = getattr(system, "_trainer", None)
-        return bool(trainer is not None and trainer.state.stage is not None)
 
     def _summary(self, step: int) -> dict[str, Any]:
         rounds = len(self._log.rows)

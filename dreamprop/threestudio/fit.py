@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dreamprop.state import State
+from dreamprop.threestudio.checkpoint import plain
 from dreamprop.threestudio.system import Threestudio, optimizers
 from dreamprop.threestudio.terms import GROWTH, SCALE, terms_of
 
@@ -37,6 +38,7 @@ def solved(
     Raises:
         ValueError: the trainer is to stop at something else than a number of steps.
     """
+    from pytorch_lightning.callbacks import LambdaCallback
     from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
     if not trainer.max_steps or trainer.max_steps < 0:
@@ -85,6 +87,11 @@ def solved(
                 _count(self.scheduler_progress, steps, "ready", "completed")
             self._batches_that_stepped += max(steps - 1, 0)  # the loop counts one more itself
 
+    def written(trainer: Any, system: Any, checkpoint: dict[str, Any]) -> None:
+        for part in ("optimizer_states", "lr_schedulers"):
+            checkpoint[part] = plain(checkpoint.get(part, []))
+
+    trainer.callbacks.append(LambdaCallback(on_save_checkpoint=written))
     trainer.fit_loop.epoch_loop = Chain(trainer, trainer.min_steps, trainer.max_steps)
 
 

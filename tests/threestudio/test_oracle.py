@@ -20,14 +20,28 @@ CPU = torch.device("cpu")
 pytestmark = upstream.needs_checkout
 
 
-def lightning(studio: Any, steps: int, **options: Any) -> Any:
-    """The system after steps of a real `Trainer`, its draws seeded as those of the chain are."""
+def lightning(
+    studio: Any, steps: int, *, resume: Path | None = None, chain: bool = False, **options: Any
+) -> tuple[Any, Any]:
+    """The system after steps of a real `Trainer`, its draws seeded as those of the chain are.
+
+    Args:
+        studio: threestudio's config.
+        steps: to arrive at.
+        resume: a checkpoint to go on from.
+        chain: let the steps be solved, as a run of ours does.
+        options: of the trainer.
+    """
     import pytorch_lightning as pl
 
     from dreamprop.threestudio import build
+    from dreamprop.threestudio.fit import solved
 
     data, system = build.make(studio)
-    seed, fetched = studio.seed, [0]
+    from dreamprop.threestudio.checkpoint import status
+
+    first = status(resume)[1] if resume else 0
+    seed, fetched = studio.seed, [first]
     original = data.train_dataloader
 
     def train_dataloader() -> Any:
@@ -42,8 +56,6 @@ def lightning(studio: Any, steps: int, **options: Any) -> Any:
         loader.collate_fn = by_step
         return loader
 
-    data.train_dataloader = train_dataloader
-
     class Seeds(pl.Callback):
         def on_train_batch_start(self, trainer: Any, system: Any, batch: Any, index: int) -> None:
             self.open = seeded(seed, index, CPU, "step")
@@ -52,6 +64,8 @@ def lightning(studio: Any, steps: int, **options: Any) -> Any:
         def on_train_batch_end(self, *_: Any) -> None:
             self.open.__exit__(None, None, None)
 
+    if not chain:
+        data.train_dataloader = train_dataloader
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -60,10 +74,16 @@ def lightning(studio: Any, steps: int, **options: Any) -> Any:
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        callbacks=[Seeds()],
+        callbacks=[] if chain else [Seeds()],
         **options,
     )
-    trainer.fit(system, datamodule=data)
+    if chain:
+
+        def solve(process: Any, state: State, target: int, accept: Any) -> State:
+            return dp.solve(process, target, window=2, tolerance=0, state=state).state
+
+        solved(trainer, system, seed, solve, lambda *_: None)
+    trainer.fit(system, datamodule=data, ckpt_path=resume)
     assert trainer.global_step == steps
     return system, trainer
 
@@ -113,3 +133,22 @@ def test_what_the_trainer_was_asked_for(options: dict[str, Any], folder: Path) -
     system, trainer = lightning(studio, 6, **options)
     process = build.process(studio, terms=terms_of(trainer))
     same(system, trainer, dp.solve_sequential(process, 6).state)
+
+
+@pytest.mark.parametrize(("first", "name"), [("there", "dreamfusion-sd"), ("here", "latentnerf")])
+def test_checkpoints_go_both_ways(first: str, name: str, folder: Path) -> None:
+    """Some steps here and the rest in plain threestudio, and the other way round, are a run in one piece."""
+    from dreamprop.threestudio import build
+
+    studio = upstream.studio(name, folder)
+    kept = folder / f"{first}.ckpt"
+    _, trainer = lightning(studio, 5, chain=first == "here")
+    trainer.save_checkpoint(kept)
+    system, trainer = lightning(studio, 9, resume=kept, chain=first == "there")
+    process = build.process(upstream.studio(name, folder))
+    whole = dp.solve_sequential(process, 9).state
+    same(system, trainer, whole)
+    for plan in trainer.lr_scheduler_configs:  # latentnerf's
+        assert plan.scheduler.last_epoch == 9
+    rates = [group.step for group in process.groups(9).values()]
+    assert [group["lr"] for group in trainer.optimizers[0].param_groups] == rates
