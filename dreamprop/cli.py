@@ -111,6 +111,8 @@ def run(arguments: Sequence[str]) -> int:
     if not (given.train or given.compare or given.export or given.validate or given.test):
         raise InputError("one of --train, --compare and --export must be given, got none; use --train")
     if _threestudio(given):
+        if not given.verbose:
+            _hush()
         from dreamprop.upstream import launch
 
         return launch(given)
