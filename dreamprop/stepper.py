@@ -142,6 +142,14 @@ class Stepper:
             for label, names, o in zip(self._labels, self.names, options, strict=True)
         }
 
+    def rates(self, step: int) -> dict[str, float]:
+        """Learning rates at a step, under the names that Lightning's monitor gives them."""
+        name = f"lr-{type(self._optimizer).__name__}"
+        rates = [float(options["lr"]) for options in self._schedule.at(step)]
+        if len(rates) == 1:
+            return {name: rates[0]}
+        return {f"{name}/{label}": rate for label, rate in zip(self._labels, rates, strict=True)}
+
     def write(
         self, optimizer: torch.optim.Optimizer, scheduler: Any, moments: Mapping[str, Tensor], step: int
     ) -> None:

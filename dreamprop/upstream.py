@@ -122,7 +122,7 @@ class Run:
         print(f"writing to {self.place}")
         solved(trainer, system, int(self.studio.seed), self._solve, self._ready)
         try:
-            with Guard() as self._guard, _theirs(lambda: self._begun):
+            with Guard(), _theirs(lambda: self._begun):
                 trainer.fit(system, datamodule=data, ckpt_path=self.studio.resume)
         except Interrupted as stop:
             self._log.__exit__(None, None, None)
@@ -150,13 +150,14 @@ class Run:
         label = "sequential" if self.sequential else f"window {self.parallel.window}"
 
         def after(round: Round) -> None:
-            with self._guard.hold():
+            with guard.hold():
                 accept(round.state)
                 self._log.add(round)
                 bar.show(round)
                 self._tell(process, round.step)
 
-        with Bar(label, state.step, target, rounds=len(self._log.rows)) as bar:
+        # Lightning takes SIGTERM for itself, and would look at it only when this returns
+        with Guard() as guard, Bar(label, state.step, target, rounds=len(self._log.rows)) as bar:
             if self.sequential:
                 return dp.solve_sequential(process, target, state=state, callback=after).state
             options = solve_options(self.parallel)
@@ -167,9 +168,8 @@ class Run:
         every = int(self.studio.trainer.get("log_every_n_steps", 50))
         for t, metrics in process.take_log(step):
             if metrics and (t + 1) % every == 0:
-                rates = {f"lr/{name}": g.step for name, g in process.groups(t).items() if g.step is not None}
                 for logger in self._loggers:
-                    logger.log_metrics({**metrics, **rates, "epoch": 0}, step=t)
+                    logger.log_metrics({**metrics, **process.stepper.rates(t), "epoch": 0}, step=t)
 
     def _trainer(self, system: Any, training: bool) -> Any:
         """The trainer that threestudio's launch makes, on this device."""
