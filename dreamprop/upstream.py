@@ -26,6 +26,7 @@ from dreamprop import files
 from dreamprop.build import device_of
 from dreamprop.config import InputError
 from dreamprop.interrupt import Guard, Interrupted
+from dreamprop.process import NonFiniteDrift
 from dreamprop.progress import Bar
 from dreamprop.roundlog import RoundLog
 from dreamprop.settings import ParallelConfig
@@ -124,9 +125,9 @@ class Run:
         try:
             with Guard(), _theirs(lambda: self._begun):
                 trainer.fit(system, datamodule=data, ckpt_path=self.studio.resume)
-        except Interrupted as stop:
+        except (Interrupted, NonFiniteDrift) as stop:
             self._log.__exit__(None, None, None)
-            kept = self.place / "ckpts" / f"interrupted-step={trainer.global_step}.ckpt"
+            kept = self.place / "ckpts" / f"stopped-step={trainer.global_step}.ckpt"
             trainer.save_checkpoint(kept)
             print(f"{stop}\nsaved {kept}; go on with:\n  --train resume={kept}", file=sys.stderr)
             return 1

@@ -71,15 +71,17 @@ def solved(
             last = trainer.accumulate_grad_batches * self.reached.step - 1
             for callback in trainer.callbacks:
                 callback.on_train_batch_end(trainer, system, None, None, last)
-            _count(self.batch_progress, last + 1 - begun * trainer.accumulate_grad_batches, "completed")
+            _count(self.batch_progress, 1, "completed")
 
         def arrive(self, steps: int) -> None:
             """Leave everything as if so many steps had been taken."""
             assert self.process is not None
             commit(self.process, self.reached, trainer)
+            batches = steps * trainer.accumulate_grad_batches
+            _count(self.batch_progress, batches, "ready", "started", "processed")
             _count(
-                self.batch_progress, steps * trainer.accumulate_grad_batches, "ready", "started", "processed"
-            )
+                self.batch_progress, max(batches - 1, 0), "completed"
+            )  # the last one is, behind the callbacks
             progress = self.automatic_optimization.optim_progress.optimizer
             _count(progress.step, steps, "ready", "completed")
             _count(progress.zero_grad, steps, "ready", "started", "completed")

@@ -165,8 +165,10 @@ class Replica:
         """The system sees our view of the trainer, and what it logs is collected."""
 
         def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-            number = value.detach() if isinstance(value, Tensor) else value
-            logged[name] = torch.as_tensor(number, dtype=torch.float32, device="cpu").reshape(())
+            if isinstance(value, Tensor) and value.numel() == 1:
+                logged[name] = value.detach().float().reshape(())
+            elif isinstance(value, (int, float)):
+                logged[name] = torch.tensor(float(value), device=self._device)
 
         system = self.system
         before = getattr(system, "_trainer", None)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dreamprop.process import Group
 from dreamprop.state import Drift, State
@@ -67,7 +68,7 @@ class Threestudio:
         self._meeting: Meeting | None = None
         self._frozen: list[torch.nn.Module] = []
         self._replicas = [self.replica]
-        self.logged: dict[int, dict[str, float]] = {}
+        self.logged: dict[int, dict[str, Tensor]] = {}
         """What the system logged, by step, of the drifts that updates were last made with."""
 
     def init(self) -> State:
@@ -130,7 +131,7 @@ class Threestudio:
             if f"new/{name}" in aux:
                 buffers[name] = _after(name, value, aux[f"old/{name}"], aux[f"new/{name}"])
         buffers |= rescale(buffers, self.terms.scaling, overflow)
-        self.logged[state.step] = {k[len(LOG) :]: float(v) for k, v in aux.items() if k.startswith(LOG)}
+        self.logged[state.step] = {k[len(LOG) :]: v for k, v in aux.items() if k.startswith(LOG)}
         return State(params, moments, buffers, state.step + 1)
 
     def predict(self, state: State) -> State:
@@ -151,7 +152,8 @@ class Threestudio:
 
     def take_log(self, step: int) -> list[tuple[int, dict[str, float]]]:
         """What was logged in steps before this one and not yet taken, in order."""
-        return [(t, self.logged.pop(t)) for t in sorted(self.logged) if t < step]
+        due = [t for t in sorted(self.logged) if t < step]
+        return [(t, {name: float(v) for name, v in self.logged.pop(t).items()}) for t in due]
 
 
 def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, Any]:
