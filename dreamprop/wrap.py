@@ -21,6 +21,11 @@ from dreamprop.state import Drift, State, check_names
 
 Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
 
+ELEMENTWISE = (
+    torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
+    torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Rprop,
+)  # fmt: skip
+"""They move every element by its own gradient and moments alone."""
 SIGNLIKE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax)
 """Their steps are about as long as the learning rate; those of others are measured."""
 
@@ -189,6 +194,20 @@ class Wrapped:
             str(i): Group(tuple(names), float(options["lr"]) if lengths else None)
             for i, (names, options) in enumerate(zip(self._names, self._schedule.at(step), strict=True))
         }
+
+    def elementwise(self, step: int) -> bool:
+        """Whether the optimiser moves every element on its own, for states in pieces.
+
+        Raises:
+            ValueError: it does not, or is not known to.
+        """
+        if type(self._optimizer) not in ELEMENTWISE:
+            known = ", ".join(kind.__name__ for kind in ELEMENTWISE)
+            raise ValueError(
+                f"optimizer must be one of {known} in layout sharded, got {type(self._optimizer).__name__}; "
+                "use layout replicated"
+            )
+        return True
 
     def commit(self, state: State) -> None:
         """Write a state into the user's module, optimiser and scheduler, as if stepped up to it."""
