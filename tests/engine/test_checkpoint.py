@@ -547,7 +547,7 @@ class Fuzz:
 def test_nothing_that_happens_to_files_gives_a_wrong_result(tmp_path: Path) -> None:
     fuzz = Fuzz(tmp_path)
     told, survived = 0, 0
-    for seed in range(400):
+    for seed in range(300):
         dice = random.Random(seed)
         hurt = [[30], [30], [20, 30], [20], [10, 20, 30]][dice.randrange(5)]
         happened = [fuzz.hurt(dice, step) for step in hurt]
@@ -573,9 +573,9 @@ def test_nothing_that_happens_to_files_gives_a_wrong_result(tmp_path: Path) -> N
         if newest == 30:
             assert checkpoint.newest(tmp_path).window.states[0].step == 30
         fuzz.restore()
-    assert told > 400
+    assert told > 300
     # a flipped bit in the layout of the JSON, or in the case of a \u escape, changes nothing that it says
-    assert survived < 20
+    assert survived < 15
 
 
 def test_every_bit_of_a_description_counts(tmp_path: Path) -> None:
