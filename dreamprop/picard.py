@@ -18,7 +18,7 @@ from numbers import Integral
 from typing import TypeVar
 
 from dreamprop.error import ERROR_RULES, Paper, Rule, Step, measure
-from dreamprop.evaluate import EVALUATORS, Evaluator, distributed
+from dreamprop.evaluate import EVALUATORS, Evaluator, batched, distributed
 from dreamprop.memory import reuse
 from dreamprop.predict import PREDICTORS
 from dreamprop.process import Process, groups
@@ -60,7 +60,8 @@ def solve(
             units of the optimiser's nominal step. 0 accepts only what is bit for bit what the sequential run
             gives: for proofs, not for speed.
         error_rule: ``step``, or ``paper``: mean square x 1e6 against a moving threshold.
-        threshold: for the rule ``paper``: where the threshold starts; 30 by default.
+        threshold: for the rule ``paper``: where the threshold starts; 30 by default. A window to go on from
+            brings its own.
         decay: for the rule ``paper``: how much of the threshold each round keeps.
         aggregate: for the rule ``paper``: it moves to the ``median``, ``mean`` or ``middle`` of the errors.
         predictor: first guesses: ``momentum``, or ``hold`` for copies.
@@ -164,6 +165,8 @@ def _evaluator(process: Process, evaluator: Evaluator | str | None, rule: Rule) 
         if not alone():
             return distributed(sub_batch=1 if rule.exact else None)
         evaluator = "batched" if hasattr(process, "drift_window") and not rule.exact else "serial"
+    if evaluator is batched:
+        return batched()
     if isinstance(evaluator, str):
         return _named("evaluator", evaluator, EVALUATORS)()
     if not callable(evaluator):

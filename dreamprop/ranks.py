@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from dreamprop import memory
 
@@ -115,6 +117,17 @@ class Ranks:
         found[self.rank] = own
         return found
 
+    def broadcast(self, block: Tensor | None, size: int) -> Tensor:
+        """So many bytes, on the CPU, of the first rank."""
+        if self.size == 1:
+            assert block is not None
+            return block
+        taken = block if self.rank == 0 and block is not None else torch.empty(size, dtype=torch.uint8)
+        self.sent += size * (self.size - 1) if self.rank == 0 else 0
+        first = dist.get_process_group_ranks(self._small or dist.group.WORLD)[0]
+        self._finish(dist.broadcast(taken, first, self._small, async_op=True), taken)
+        return taken
+
     def tell(self, value: Any) -> list[Any]:
         """What every rank tells, as JSON: [R] values."""
         if self.size == 1:
@@ -162,7 +175,7 @@ class Ranks:
         try:
             work.wait()
         except RuntimeError as error:
-            raise RankLost(self._silent(), f"is gone, its own output says why ({_first(error)})") from error
+            raise RankLost(self._silent(), f"is gone ({_first(error)})") from error
 
     def _silent(self) -> list[int]:
         """Ranks that have not come as far as this one."""
@@ -195,7 +208,12 @@ def join(device: torch.device, timeout: float = PATIENCE) -> None:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout + SLACK))
+    longest = timedelta(seconds=timeout + SLACK)
+    store, rank, size = next(rendezvous("env://", timeout=longest))
+    # the launcher keeps its store when it starts processes again, with the addresses of the dead ones in it
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"dreamprop/{again}/{size}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=longest)
 
 
 @cache
@@ -212,4 +230,5 @@ def _store() -> dist.Store:
 
 
 def _first(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    """The reason in short, without where in somebody's source it arose."""
+    return re.sub(r"^\[\S+\] ", "", str(error).strip()).split(". ")[0].splitlines()[0] or type(error).__name__

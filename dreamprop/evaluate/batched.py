@@ -13,6 +13,10 @@ from dreamprop.process import Process
 from dreamprop.state import Drift, State
 
 
+class SmallerBatch(UserWarning):
+    """A batch did not fit in the memory of the device and was cut."""
+
+
 class Batched:
     """The drifts of all states by ``process.drift_window``; agrees with one by one to rounding.
 
@@ -34,9 +38,9 @@ class Batched:
             raise ValueError(f"evaluator batched must have drift_window, got {name} without it; use serial")
         while True:
             size = self.sub_batch or max(len(states), 1)
-            drifts = [attempt(process, states[a:b]) for a, b in cut(len(states), size)]
-            if all(drift is not None for drift in drifts):
-                return [d for batch in drifts if batch is not None for d in batch]
+            drifts = attempt_all(process, [states[a:b] for a, b in cut(len(states), size)])
+            if drifts is not None:
+                return drifts
             self.sub_batch = halved(min(size, len(states)))
 
 
@@ -82,6 +86,17 @@ def cut(count: int, size: int) -> list[tuple[int, int]]:
     return [(first, min(first + size, count)) for first in range(0, count, size)]
 
 
+def attempt_all(process: Process, batches: Sequence[Sequence[State]]) -> list[Drift] | None:
+    """The drifts of several batches, or ``None`` as soon as one does not fit in memory."""
+    drifts: list[Drift] = []
+    for batch in batches:
+        found = attempt(process, batch)
+        if found is None:
+            return None
+        drifts += found
+    return drifts
+
+
 def attempt(process: Process, batch: Sequence[State]) -> list[Drift] | None:
     """The drifts of one batch, or ``None`` where it does not fit in the memory of the device.
 
@@ -109,7 +124,7 @@ def halved(size: int) -> int:
     warnings.warn(
         f"{size} states in one batch do not fit in memory; evaluating {half} at a time from here on "
         f"(parallel.sub_batch={half} from the start saves the try)",
-        RuntimeWarning,
+        SmallerBatch,
         stacklevel=3,
     )
     return half

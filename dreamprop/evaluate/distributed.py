@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dreamprop import memory, parcel
-from dreamprop.evaluate.batched import attempt, check_sub_batch, cut, halved
+from dreamprop.evaluate.batched import attempt_all, check_sub_batch, cut, halved
 from dreamprop.process import Process
 from dreamprop.ranks import PATIENCE, RankFailed, Ranks, join
 from dreamprop.shards import Plan, Shard, Sharded
@@ -216,11 +216,9 @@ def _try(
 ) -> tuple[list[Drift] | None, BaseException | None]:
     """The drifts, ``None`` where they do not fit in memory; and what was raised, for all ranks to hear."""
     try:
-        found = [attempt(process, batch) for batch in batches]
+        return attempt_all(process, batches), None
     except Exception as error:
         return None, error
-    fit = [batch for batch in found if batch is not None]
-    return ([d for batch in fit for d in batch] if len(fit) == len(found) else None), None
 
 
 def _tensors(drift: Drift, plan: Plan | None = None, rank: int = 0) -> list[Tensor]:
