@@ -3,8 +3,8 @@
     python benchmarks/ranks.py --ranks 2
 
 The main job ("a red torus") is solved in turns: step by step by the first process with the threads of all of them,
-while the others sleep; then by all of them, each with its share of the threads. Seconds are those of the rounds; the ratio is
-of the medians. Render, guidance and gradient are the parts of the drifts on the first process.
+while the others sleep; then by all of them, each with its share of the threads. Seconds are those of the rounds; the
+ratio is of the medians. Render, guidance and gradient are the parts of the drifts on the first process.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Ranks:
         if self.rank < 0:
             raise ValueError("group must hold this rank, got one without it; call solve on its ranks only")
         self._group, self._arrivals = group, 0
-        self._small = _between_cpus(group) if self.size > 1 else None
+        self._small = _between_cpus(group, dist.group.WORLD) if self.size > 1 else None
         self._key = f"dreamprop/{next(_instances)}"
 
     def all_gather(self, block: Tensor) -> list[Tensor]:
@@ -217,11 +217,13 @@ def join(device: torch.device, timeout: float = PATIENCE) -> None:
 
 
 @cache
-def _between_cpus(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
-    """A group of the same ranks that can send from CPU to CPU."""
+def _between_cpus(
+    group: dist.ProcessGroup | None, world: dist.ProcessGroup | None
+) -> dist.ProcessGroup | None:
+    """A group of the same ranks that can send from CPU to CPU; one for each job that a process takes part in."""
     if "cpu" in dist.get_backend_config(group):
         return group
-    return dist.new_group(dist.get_process_group_ranks(group or dist.group.WORLD), backend="gloo")
+    return dist.new_group(dist.get_process_group_ranks(group or world), backend="gloo")
 
 
 def _store() -> dist.Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,15 @@ class Chain:
         return step % 7 != 0 and step not in self.boundaries
 
 
+class Cramped(Chain):
+    """The second process has room for one state."""
+
+    def drift_window(self, states: Sequence[dp.State]) -> list[dp.Drift]:
+        if len(states) > 1 and os.environ.get("RANK") == "1":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return [self.drift(state) for state in states]
+
+
 def wrapped(kind: type[torch.optim.Optimizer], **options: Any) -> dp.Process:
     """A PyTorch loop with running statistics, and a parameter whose gradient is not always there."""
     torch.manual_seed(0)
@@ -124,6 +134,7 @@ CASES: dict[str, Case] = {
     "Adam, exact": (lambda: Chain("Adam", amsgrad=True), 12, {"window": 5, "tolerance": 0.0}, 1),
     "SGD": (lambda: Chain("SGD", momentum=0.9, nesterov=True), 24, {"window": 3, "tolerance": 2.0}, 1),
     "Adan, hold": (lambda: Chain("Adan"), 24, {"window": 8, "predictor": "hold", **PAPER}, 3),
+    "too large for one": (lambda: Cramped("Adam"), 16, {"window": 8, **STEP}, 4),
     "wrapped Adam": (lambda: wrapped(torch.optim.Adam), 20, {"window": 6, **STEP}, 1),
     "wrapped SGD": (lambda: wrapped(torch.optim.SGD, momentum=0.9), 20, {"window": 8, "tolerance": 2.0}, 2),
     "voxel grid": (lambda: dreamfusion("volume-grid"), 8, {"window": 5, **STEP}, 2),

@@ -141,3 +141,37 @@ def test_comparing_lets_the_first_rank_be_the_baseline() -> None:
     report = json.loads((FOLDER / "report.json").read_text())
     assert report["identical"] and report["accelerated"]["world_size"] == 2
     assert report["baseline"]["world_size"] == 1 and report["baseline"]["threads"] == 2
+
+
+LOOP = """
+import os, sys, torch, dreamprop as dp
+torch.manual_seed(int(os.environ["RANK"]) if "differ" in sys.argv else 0)
+net = torch.nn.Linear(4, 4)
+loss = lambda net, step, g: net(torch.randn(8, 4, generator=g)).square().mean()
+process = dp.wrap(net, loss, torch.optim.Adam(net.parameters(), 0.01))
+same = dp.solve(process, 30, window=6, evaluator=dp.evaluate.serial)
+solution = dp.solve(process, 30, window=6)
+process.commit(solution.state)
+equal = torch.equal(same.state.params["weight"], net.weight)
+print(f"rank {os.environ['RANK']} {equal} {solution.stats.num_rounds}\\n", end="")
+"""
+
+
+def test_a_loop_of_ones_own_needs_no_change(place: Path) -> None:
+    (place / "loop.py").write_text(LOOP)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "loop.py",
+    ]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=90)
+    lines = sorted(done.stdout.splitlines())
+    assert [line[:11] for line in lines] == ["rank 0 True", "rank 1 True"], done.stderr
+    assert int(lines[0].split()[-1]) < 30
+    done = subprocess.run([*launch, "differ"], capture_output=True, text=True, timeout=90)
+    assert done.returncode != 0
+    assert "all ranks must begin with the same state, got" in done.stderr and "seed what makes" in done.stderr
