@@ -106,6 +106,10 @@ def attempt(process: Process, batch: Sequence[State]) -> list[Drift] | None:
     try:
         if len(batch) > 1 and hasattr(process, "drift_window"):
             found: list[Drift] = process.drift_window(list(batch))
+            if len(found) != len(batch):
+                raise ValueError(
+                    f"drift_window must return {len(batch)} drifts, got {len(found)}; give one a state"
+                )
             return found
         return [process.drift(state) for state in batch]
     except torch.OutOfMemoryError as error:

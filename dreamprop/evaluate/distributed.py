@@ -76,6 +76,8 @@ class Distributed:
             with self._exchanging():
                 brought = dict(zip(slots[rank], self._bring(states, slots), strict=True))
             drifts, failed = _try(chain, [[brought[i] for i in range(a, b)] for a, b in dealt[rank]])
+            if failed and self.ranks.size == 1:
+                raise failed
             with self._exchanging():
                 forms = self._agree(drifts, failed, slots)
                 if forms is not None and drifts is not None:
