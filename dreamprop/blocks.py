@@ -22,6 +22,11 @@ PIECE = 1 << 15
 """Elements of a piece for each thread: PyTorch splits elementwise work over threads from this size on."""
 
 
+def piece_size() -> int:
+    """Elements of a piece: tensors are cut at multiples of this."""
+    return PIECE * torch.get_num_threads()
+
+
 def blocks(*lists: Sequence[Tensor]) -> Iterator[tuple[list[int], tuple[list[Tensor], ...]]]:
     """Matching pieces of several lists of tensors.
 
@@ -37,7 +42,7 @@ def blocks(*lists: Sequence[Tensor]) -> Iterator[tuple[list[int], tuple[list[Ten
     if lists[0][0].device.type != "cpu":
         yield list(range(len(lists[0]))), tuple(list(ts) for ts in lists)
         return
-    size = PIECE * torch.get_num_threads()
+    size = piece_size()
     owners: list[int] = []
     pieces: tuple[list[Tensor], ...] = tuple([] for _ in lists)
     room = size

@@ -119,8 +119,13 @@ def device_of(name: str) -> torch.device:
     Raises:
         InputError: the name is no device, or the machine lacks it.
     """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and several:
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    elif name.startswith("cuda:") and several:
+        raise InputError(f"device must be auto, cpu or cuda with several processes, got {name!r}; use auto")
     try:
         device = torch.device(name)
     except RuntimeError:

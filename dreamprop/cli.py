@@ -76,18 +76,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in arguments
     try:
-        return run(arguments)
+        status = run(arguments)
     except InputError as error:
         if verbose:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        if _tells(error):
+            print(f"error: {error}", file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
         print("interrupted before the first step; nothing was lost", file=sys.stderr)
-        return 1
+        status = 1
     except Exception:
         traceback.print_exc()
-        return 1
+        status = 1
+    return _leave(status)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -126,9 +128,6 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("--baseline belongs to --train; --compare runs the baseline anyway")
     if given.gpu is not None and given.device:
         raise InputError("--gpu and --device must not both be given; drop one")
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size != "1":
-        raise InputError(f"WORLD_SIZE must be 1, the only one available, got {size}; run without torchrun")
     overrides = list(given.overrides)
     if given.gpu is not None:
         overrides.append(f"device=cuda:{given.gpu}")
@@ -137,21 +136,53 @@ def run(arguments: Sequence[str]) -> int:
     if not given.verbose:
         _hush()
     # torch and diffusers take seconds to import: not before the arguments make sense.
-    from dreamprop import build
+    from dreamprop import build, crew
 
     experiment = build.load(given.config, overrides)
     build.use_all_cores()
-    if given.compare:
-        from dreamprop.compare import compare
-
-        return compare(experiment)
     if given.export:
         from dreamprop.export import export
 
-        return export(experiment, given.resume)
+        return export(experiment, given.resume) if _rank() == 0 else 0
+    ranks = crew.meet(experiment)
+    if given.compare:
+        from dreamprop.compare import compare
+
+        return compare(experiment, ranks)
     from dreamprop.run import train
 
-    return train(experiment, sequential=given.baseline, go_on=given.resume)
+    return train(experiment, ranks, sequential=given.baseline, go_on=given.resume)
+
+
+def _rank() -> int:
+    """Which of the processes that `torchrun` started this is."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _tells(error: InputError) -> bool:
+    """Whether this process prints what is wrong: one of those that know of it."""
+    if _met():
+        return _rank() == 0
+    return error.own or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _met() -> bool:
+    """Whether this process has met others."""
+    distributed = sys.modules.get("torch.distributed")
+    return bool(distributed and distributed.is_available() and distributed.is_initialized())
+
+
+def _leave(status: int) -> int:
+    """Part from the other processes; when something went wrong, without waiting for what they owe."""
+    if _met():
+        if status:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        import torch.distributed
+
+        torch.distributed.destroy_process_group()
+    return status
 
 
 def _threestudio(given: argparse.Namespace) -> bool:

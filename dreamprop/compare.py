@@ -2,21 +2,23 @@
 
 import copy
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import dreamprop as dp
-from dreamprop import files, report, resume
-from dreamprop.build import Experiment, make_process
-from dreamprop.evolve import evolve, solve_options
-from dreamprop.interrupt import Guard, Interrupted
+from dreamprop import crew, files, report, resume
+from dreamprop.build import Experiment, make_process, retag
+from dreamprop.evolve import check, evolve, solve_options
+from dreamprop.interrupt import Guard
 from dreamprop.metrics import psnr_db, ssim
-from dreamprop.process import NonFiniteDrift
+from dreamprop.ranks import RankFailed, Ranks
 from dreamprop.roundlog import RoundLog
-from dreamprop.run import open_folder
+from dreamprop.run import STOPS, open_folder
 from dreamprop.show import present, views_of
 from dreamprop.state import State
 from dreamprop.summary import summarize
+from dreamprop.window import Window
 
 VIEWS = 16
 """Views that two results are compared in."""
@@ -24,18 +26,22 @@ VIEWS = 16
 TIMING = (
     "Seconds are those of the rounds alone: imports, the building of models and scenes, pictures and files "
     "are left out, and both ways were run once before the clock started. "
-    "All runs use the same threads and device."
+    "All runs use the same threads and device; with several processes, a sequential run takes the threads of all "
+    "processes of its machine and one device."
 )
 
 
-def compare(experiment: Experiment) -> int:
+def compare(experiment: Experiment, ranks: Ranks) -> int:
     """Run a config sequentially, accelerated, and sequentially with other noise from the same first state.
 
     The accelerated run is the one that the folder is about: its files lie at the top; those of the others in
     `baseline/` and `other_noise/`. `report.json` and `report.html` hold what came out.
 
+    With several processes the sequential runs are made by the first of them, with the threads of all on its machine.
+
     Args:
         experiment: the checked config.
+        ranks: the processes that make the accelerated run together.
 
     Returns:
         The exit status: 0, or 1 when a signal interrupted it or a drift was not finite.
@@ -43,14 +49,18 @@ def compare(experiment: Experiment) -> int:
     Raises:
         InputError: a setting or the disk is wrong.
     """
-    seed = experiment.config.seed
-    process = make_process(experiment)
+    seed, lead = experiment.config.seed, ranks.rank == 0
+    process = crew.together(ranks, lambda: make_process(experiment))
+    check(process, experiment, ranks)
     other = copy.copy(process)  # the same model and scene, with noise of another seed
     other.seed = seed + 1
-    experiment, place = open_folder(experiment)
-    print(f"writing to {place}")
+    opened = crew.first_does(ranks, lambda: open_folder(experiment))
+    place = Path(ranks.tell(str(opened[1]) if opened else None)[0])
+    experiment = retag(experiment, place.name)
+    if lead:
+        print(f"writing to {place}")
     first = process.init()
-    warm_up(process, experiment, first)
+    warm_up(process, experiment, first, ranks)
     runs = {
         "baseline": (process, True, place / "baseline"),
         "accelerated": (process, False, place),
@@ -62,29 +72,44 @@ def compare(experiment: Experiment) -> int:
     try:
         with Guard() as guard:
             for key, (chain, sequential, where) in runs.items():
-                files.make_folder(where)
-                with RoundLog(where) as log:
-                    state = evolve(chain, experiment, log, sequential=sequential, state=first, guard=guard)
-                states[key], logs[key] = state, log
-                told[key] = summarize(chain, experiment, state, log, sequential=sequential)
-                told[key]["seed"] = seed + 1 if key == "other_noise" else seed
-                told[key]["judge"] = present(chain, state, experiment, where)
-                files.write_json(where / "summary.json", told[key])
-            resume.save(place, experiment, states["accelerated"])
+                begin = Window((first,))
+                if not lead and not sequential:
+                    evolve(chain, experiment, None, ranks, sequential=False, begin=begin, guard=guard)
+                with crew.first_alone(ranks, key) if sequential else nullcontext(lead) as mine:
+                    if not mine:
+                        continue
+                    files.make_folder(where)
+                    with RoundLog(where) as log:
+                        state = evolve(
+                            chain, experiment, log, ranks, sequential=sequential, begin=begin, guard=guard
+                        )
+                    states[key], logs[key] = state, log
+                    told[key] = summarize(chain, experiment, state, log, ranks, sequential=sequential)
+                    told[key]["seed"] = seed + 1 if key == "other_noise" else seed
+                    told[key]["judge"] = present(chain, state, experiment, where)
+                    files.write_json(where / "summary.json", told[key])
+            if not lead:
+                return 0
+            resume.save(place, experiment, Window((states["accelerated"],)))
             write_report(process, experiment, place, states, logs, told)
-    except (Interrupted, NonFiniteDrift) as stop:
-        done = ", ".join(states) or "none"
-        print(f"{stop}\nfinished runs kept in {place}: {done}; start afresh to compare", file=sys.stderr)
+    except STOPS as stop:
+        if isinstance(stop, RankFailed) and lead:
+            print(stop.told, file=sys.stderr)
+        if lead:
+            done = ", ".join(states) or "none"
+            print(f"{stop}\nfinished runs kept in {place}: {done}; start afresh to compare", file=sys.stderr)
         return 1
     return 0
 
 
-def warm_up(process: Any, experiment: Experiment, first: State) -> None:
+def warm_up(process: Any, experiment: Experiment, first: State, ranks: Ranks) -> None:
     """Take both ways once, so that what happens only the first time is on nobody's clock."""
     steps = experiment.config.trainer.max_steps
-    dp.solve_sequential(process, first.step + 1, state=first)
+    with crew.first_alone(ranks, "warm up") as mine:
+        if mine:
+            dp.solve_sequential(process, first.step + 1, state=first)
     window = min(experiment.config.parallel.window, steps)
-    dp.solve(process, first.step + window, state=first, **solve_options(process, experiment))
+    dp.solve(process, first.step + window, state=first, **solve_options(process, experiment, ranks))
 
 
 def write_report(

@@ -19,9 +19,15 @@ T = TypeVar("T")
 
 
 class InputError(ValueError):
-    """What the user gave is wrong: one line with the value, the rule and the remedy; exit status 2."""
+    """What the user gave is wrong: one line with the value, the rule and the remedy; exit status 2.
 
-    def __init__(self, message: str) -> None:
+    Args:
+        message: the line.
+        own: only this process of several knows of it.
+    """
+
+    def __init__(self, message: str, own: bool = False) -> None:
+        self.own = own
         super().__init__(" ".join(str(message).split()))
 
 

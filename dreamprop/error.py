@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dreamprop.blocks import blocks
 from dreamprop.process import Group
+from dreamprop.shards import WHOLE, Parts
 from dreamprop.state import Drift, State, check_shapes
 
 TINY = math.ulp(0.0)
@@ -51,6 +52,8 @@ class Rule(Protocol):
     """Whether guesses must match bit for bit."""
     limit: float
     """Largest error that is accepted."""
+    moves: bool
+    """Whether the limit moves from round to round."""
 
     def __call__(self, norms: Norms, groups: Mapping[str, Group]) -> float:
         """Error of one slot."""
@@ -70,7 +73,7 @@ class Step:
     other, buffers count where a group names them.
     """
 
-    tail = False
+    tail, moves = False, False
 
     def __init__(self, tolerance: float) -> None:
         if not tolerance >= 0:
@@ -102,7 +105,7 @@ class Paper:
     ``threshold <- decay threshold + (1 - decay) aggregate(errors)`` after every round.
     """
 
-    tail, exact = True, False
+    tail, exact, moves = True, False, True
 
     def __init__(self, threshold: float = 30.0, decay: float = 0.9, aggregate: str = "median") -> None:
         if not threshold >= 0:
@@ -138,6 +141,7 @@ def measure(
     drifts: Sequence[Drift],
     groups: Sequence[Mapping[str, Group]],
     exact: bool = False,
+    parts: Parts = WHOLE,
 ) -> tuple[list[Norms], list[str | None]]:
     """Norms of a round, read back from the device once.
 
@@ -147,6 +151,7 @@ def measure(
         drifts: [W] drifts evaluated at the first W guesses.
         groups: [W] error groups of the updates.
         exact: compare bits too, buffers included.
+        parts: how states lie over processes; the same numbers come out however they do.
 
     Returns:
         norms: [W] of slots 1..W.
@@ -154,8 +159,12 @@ def measure(
     """
     reading = _Reading()
     norms: list[Norms] = []
+
+    def mine(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in named.items() if parts.counts(rolled[0], name)}
+
     for i, state in enumerate(rolled):
-        reading.norm(("grad", i), drifts[i].grads)
+        reading.norm(("grad", i), mine(drifts[i].grads))
         if i + 1 >= len(guesses):
             norms.append(Norms(None, {}, {}, False))
             continue
@@ -163,29 +172,31 @@ def measure(
         check_shapes(guess, state)
         named = dict(state.params)
         named.update({n: state.buffers[n] for g in groups[i].values() for n in g.names if n not in named})
-        reading.difference(("error", i), named, {**guess.buffers, **guess.params})
+        reading.difference(("error", i), mine(named), {**guess.buffers, **guess.params})
         measured = [n for group in groups[i].values() if group.step is None for n in group.names]
         old = {**before.buffers, **before.params}
-        reading.difference(("moved", i), {name: named[name] for name in measured}, old)
+        reading.difference(("moved", i), mine({name: named[name] for name in measured}), old)
         if exact:
-            reading.bits(
-                ("bits", i),
-                [*state.params.values(), *(state.buffers[n] for n in state.buffers)],
-                [*(guess.params[n] for n in state.params), *(guess.buffers[n] for n in state.buffers)],
-            )
-        count = {name: tensor.numel() for name, tensor in named.items()}
+            for now, then in ((state.params, guess.params), (state.buffers, guess.buffers)):
+                reading.bits(("bits", i), list(mine(now).values()), [then[n] for n in mine(now)])
+        count = {name: parts.numel(state, name) for name in named}
         norms.append(Norms(dict.fromkeys(named, 0.0), dict.fromkeys(measured, 0.0), count, False))
     bad: list[str | None] = [None] * len(rolled)
-    for (kind, i), name, value in reading.read():
+    suspects: list[tuple[int, str]] = []
+    for kind, i, name, value in parts.gather(reading.read()):
         if kind == "grad":
-            if bad[i] is None and not math.isfinite(value) and not _finite(drifts[i].grads[name]):
-                bad[i] = name
+            if not math.isfinite(value):
+                suspects.append((i, name))
         elif kind == "bits":
             norms[i].differs |= value != 0
         else:
             sums = norms[i].moved if kind == "moved" else norms[i].error
             assert sums is not None
             sums[name] += value * value
+    if suspects:
+        for i, name in parts.gather([s for s in suspects if not _finite(drifts[s[0]].grads[s[1]])]):
+            if bad[i] is None:
+                bad[i] = name
     return norms, bad
 
 
@@ -193,7 +204,7 @@ def nonfinite(drift: Drift) -> str | None:
     """The first parameter whose gradient holds a NaN or an Inf; waits for the device once."""
     reading = _Reading()
     reading.norm(("grad", 0), drift.grads)
-    suspects = (name for _, name, value in reading.read() if not math.isfinite(value))
+    suspects = (name for *_, name, value in reading.read() if not math.isfinite(value))
     return next((name for name in suspects if not _finite(drift.grads[name])), None)
 
 
@@ -241,7 +252,7 @@ class _Reading:
             as_bits = BITS[x.element_size()]
             self._add(kind, [""], [((x.view(as_bits) != y.view(as_bits)) | (x != x)).any()])
 
-    def read(self) -> list[tuple[tuple[str, int], str, float]]:
+    def read(self) -> list[tuple[str, int, str, float]]:
         """Everything, in the order of the device's types; waits for the device once."""
         if not self._values:
             return []
@@ -249,4 +260,5 @@ class _Reading:
         wide = torch.float32 if device.type == "mps" else torch.float64
         parts = [torch.stack([v.to(device) for v in values]).to(wide) for values in self._values.values()]
         labels = [label for some in self._labels.values() for label in some]
-        return [(*label, value) for label, value in zip(labels, torch.cat(parts).tolist(), strict=True)]
+        values = torch.cat(parts).tolist()
+        return [(*kind, name, value) for (kind, name), value in zip(labels, values, strict=True)]

@@ -1,5 +1,6 @@
 """`--export`: the mesh of a run that is saved in a folder."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from dreamprop import mesh, resume
 from dreamprop.build import Experiment, device_of, make_process
+from dreamprop.config import InputError
 from dreamprop.state import State, to
 
 
@@ -48,9 +50,15 @@ def export(experiment: Experiment, folder: Path) -> int:
     Raises:
         InputError: the checkpoint or the disk is wrong, or there is no surface.
     """
-    place, state = resume.load(experiment, folder)
+    place, window, notes = resume.load(experiment, folder)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    if window is None:
+        raise InputError(
+            f"--export must have a checkpoint, got {folder} without one; run it with --train --resume"
+        )
     process = make_process(experiment)
-    state = to(state, device_of(experiment.config.device))
+    state = to(window.states[0], device_of(experiment.config.device))
     for path in write_mesh(process, state, experiment, place):
         print(path)
     return 0

@@ -18,6 +18,8 @@ from torch import Tensor
 
 LARGE = 1 << 20
 """Bytes from which memory is kept."""
+PATIENCE = 256
+"""How many times memory of other sizes is asked for before that of one is given up: a few rounds."""
 
 
 def _block(size: int) -> np.ndarray:
@@ -33,12 +35,16 @@ class _Pool:
     def __init__(self) -> None:
         self.users = 0
         self.free: dict[int, list[np.ndarray]] = {}
+        self._asked: dict[int, int] = {}
+        self._clock = 0
 
     def take(self, size: int) -> np.ndarray:
-        if size not in self.free:
-            # shapes are new, as after a resize: blocks of the old ones may never be asked for again
-            self.free = {size: []} if any(self.free.values()) else {**self.free, size: []}
-        spare = self.free[size]
+        self._clock += 1
+        self._asked[size] = self._clock
+        for old in [s for s, when in self._asked.items() if self._clock - when > PATIENCE]:
+            # shapes have changed, as after a resize: blocks of the old ones may never be asked for again
+            del self._asked[old], self.free[old]
+        spare = self.free.setdefault(size, [])
         return spare.pop() if spare else _block(size)
 
     def give(self, size: int, block: np.ndarray) -> None:
@@ -58,7 +64,7 @@ def reuse() -> Iterator[None]:
     finally:
         _pool.users -= 1
         if not _pool.users:
-            _pool.free = {}
+            _pool.free, _pool._asked = {}, {}
 
 
 def like(tensor: Tensor) -> Tensor:
@@ -70,7 +76,14 @@ def like(tensor: Tensor) -> Tensor:
     size = tensor.numel() * tensor.element_size()
     if not _pool.users or tensor.device.type != "cpu" or size < LARGE:
         return torch.empty_like(tensor, memory_format=torch.contiguous_format, requires_grad=False)
+    return empty(size, tensor.device).view(tensor.dtype).view(tensor.shape)
+
+
+def empty(size: int, device: torch.device) -> Tensor:
+    """So many bytes of memory, ``torch.uint8``; they come back as those of ``like`` do."""
+    if not _pool.users or device.type != "cpu" or size < LARGE:
+        return torch.empty(size, dtype=torch.uint8, device=device)
     block = _pool.take(size)
     lent = block[:size]
     weakref.finalize(lent, _pool.give, size, block).atexit = False
-    return torch.from_numpy(lent).view(tensor.dtype).view(tensor.shape)
+    return torch.from_numpy(lent)

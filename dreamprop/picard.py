@@ -10,6 +10,7 @@ is sequential.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,14 +18,17 @@ from numbers import Integral
 from typing import TypeVar
 
 from dreamprop.error import ERROR_RULES, Paper, Rule, Step, measure
-from dreamprop.evaluate import EVALUATORS, Evaluator
+from dreamprop.evaluate import EVALUATORS, Evaluator, batched, distributed
 from dreamprop.memory import reuse
 from dreamprop.predict import PREDICTORS
-from dreamprop.process import NonFiniteDrift, Process, group_of, groups
+from dreamprop.process import Process, groups
+from dreamprop.ranks import alone
 from dreamprop.rollout import rollout
-from dreamprop.solution import Round, Solution, Stats, start
+from dreamprop.sequential import ON_NONFINITE, pass_over
+from dreamprop.shards import WHOLE, Parts, Sharded
+from dreamprop.solution import Laps, Round, Solution, Stats, start
 from dreamprop.state import State
-from dreamprop.window import advance, end_of, fill
+from dreamprop.window import Window, advance, end_of, fill
 
 T = TypeVar("T")
 
@@ -42,7 +46,8 @@ def solve(
     aggregate: str = "median",
     predictor: str = "momentum",
     evaluator: Evaluator | str | None = None,
-    state: State | None = None,
+    on_nonfinite: str = "stop",
+    state: State | Window | None = None,
     callback: Callable[[Round], None] | None = None,
 ) -> Solution:
     """Run a chain with the drifts of a window of steps evaluated at the same time.
@@ -55,63 +60,82 @@ def solve(
             units of the optimiser's nominal step. 0 accepts only what is bit for bit what the sequential run
             gives: for proofs, not for speed.
         error_rule: ``step``, or ``paper``: mean square x 1e6 against a moving threshold.
-        threshold: for the rule ``paper``: where the threshold starts; 30 by default.
+        threshold: for the rule ``paper``: where the threshold starts; 30 by default. A window to go on from
+            brings its own.
         decay: for the rule ``paper``: how much of the threshold each round keeps.
         aggregate: for the rule ``paper``: it moves to the ``median``, ``mean`` or ``middle`` of the errors.
         predictor: first guesses: ``momentum``, or ``hold`` for copies.
-        evaluator: of the drifts: ``dp.evaluate.serial``, ``dp.evaluate.batched(sub_batch=4)``, or a name. By
-            default batched where the process has ``drift_window``; serial where it has not, and with
-            ``tolerance=0``, whose promise a batch's rounding would break.
-        state: where to go on from; ``process.init()`` by default.
+        evaluator: of the drifts: ``dp.evaluate.serial``, ``dp.evaluate.batched(sub_batch=4)``,
+            ``dp.evaluate.distributed(layout="sharded")``, or a name. By default distributed under ``torchrun``
+            and where ``torch.distributed`` was started; else batched where the process has ``drift_window``;
+            else, and with ``tolerance=0``, whose promise a batch's rounding would break, one by one.
+        on_nonfinite: what a drift that is not finite does at an accepted state: ``stop``, or ``skip``: the
+            update is left out and counted, as a gradient scaler does.
+        state: where to go on from; ``process.init()`` by default. From the ``window`` of a round the run goes on
+            as if it had never stopped, bit for bit.
         callback: called after every round, with the accepted state. What it raises ends the run.
 
     Returns:
-        The last state, and what it took.
+        The last state, and what it took. With several processes each of them gets the same.
 
     Raises:
         ValueError: an argument is out of range; one line with value, rule and remedy.
         NonFiniteDrift: a gradient at an accepted state is NaN or Inf; names the step and the parameter group.
             At a guess it is not compared and not used: the round ends before that slot, which is evaluated
             again at a better state.
+        RankFailed: another process raised, and told why.
+        RankLost: another process is gone or silent.
     """
     began = time.perf_counter()
     rule = _rule(error_rule, window, tolerance, threshold, decay, aggregate)
     guess = _named("predictor", predictor, PREDICTORS)
+    _named("on_nonfinite", on_nonfinite, ON_NONFINITE)
     evaluate = _evaluator(process, evaluator, rule)
-    known = [start(process, num_steps, state)]
+    first = start(process, num_steps, state)
+    if rule.moves and first.threshold is not None:
+        rule.limit = first.threshold
+    chain, parts = _spread(process, evaluate, first)
+    known = [parts.take(state) for state in first.states]
     stats = Stats.begin(known[0].step, num_steps)
     while (base := known[0]).step < num_steps:
-        clock = time.perf_counter()
-        end = end_of(base.step, window, num_steps, process.boundaries)
+        lap = Laps()
+        end = end_of(base.step, window, num_steps, chain.boundaries)
         size = end - base.step
-        tail = rule.tail and end not in process.boundaries
-        guesses = fill(known, size + tail, lambda state: guess(process, state))
+        tail = rule.tail and end not in chain.boundaries
+        guesses = fill(known, size + tail, lambda state: guess(chain, state))
+        lap("guess")
 
-        drifts = evaluate(process, guesses[:size])
+        drifts = evaluate(chain, guesses[:size])
         if len(drifts) != size:
             raise ValueError(f"evaluator must return a drift for each of {size} states, got {len(drifts)}")
+        lap("drift", exchange=getattr(evaluate, "seconds", 0.0))
 
-        rolled = rollout(process, base, drifts)
+        rolled = rollout(chain, base, drifts)
+        lap("rollout")
 
-        parts = [groups(process, base, step) for step in range(base.step, end)]
-        norms, bad = measure(guesses, rolled, drifts, parts, exact=rule.exact)
+        named = [groups(chain, base, step) for step in range(base.step, end)]
+        norms, bad = measure(guesses, rolled, drifts, named, rule.exact, parts)
         usable = next((slot for slot in range(size) if bad[slot] is not None), size)
-        if usable == 0:
-            raise NonFiniteDrift(base.step, group_of(process, base, str(bad[0])), str(bad[0]))
-        behind = [rule(n, part) for n, part in zip(norms[:usable], parts, strict=False)]
-        errors = [0.0, *behind[:-1]] + [math.inf] * (
-            size - usable
-        )  # [W] of the states the drifts were taken at
+        behind = [rule(n, group) for n, group in zip(norms[:usable], named, strict=False)]
+        errors = [0.0, *behind[:-1]] + [math.inf] * (size - max(usable, 1))  # [W] of the drifts' states
         stride = next((slot for slot in range(size) if not errors[slot] <= rule.limit), size)
         rule.settle(behind[: len(guesses) - 1])
+        lap("error")
 
-        known = advance(rolled[:usable], stride)
-        stats.add(errors, stride, len(drifts))
+        if usable:
+            known = advance(rolled[:usable], stride)
+        else:
+            stride, known = 1, [pass_over(chain, base, str(bad[0]), on_nonfinite, stats)]
+        round = Round(
+            known[0].step, num_steps, stride, errors, size, lap.total, stats.num_rounds, known,
+            not usable, rule.limit if rule.moves else None, lap.seconds, parts,
+        )  # fmt: skip
+        stats.add(round)
         if callback is not None:
-            seconds, index = time.perf_counter() - clock, stats.num_rounds - 1
-            callback(Round(known[0].step, num_steps, stride, errors, known[0], size, seconds, index))
+            callback(round)
+    final = parts.whole(known[0])
     stats.wall_seconds = time.perf_counter() - began
-    return Solution(known[0], stats)
+    return Solution(final, stats)
 
 
 def _named(what: str, name: str, known: Mapping[str, T]) -> T:
@@ -138,9 +162,21 @@ def _rule(
 
 def _evaluator(process: Process, evaluator: Evaluator | str | None, rule: Rule) -> Evaluator:
     if evaluator is None:
+        if not alone():
+            return distributed(sub_batch=1 if rule.exact else None)
         evaluator = "batched" if hasattr(process, "drift_window") and not rule.exact else "serial"
+    if evaluator is batched:
+        return batched()
     if isinstance(evaluator, str):
-        return _named("evaluator", evaluator, EVALUATORS)
+        return _named("evaluator", evaluator, EVALUATORS)()
     if not callable(evaluator):
         raise ValueError(f"evaluator must map (process, states) to drifts, got {evaluator!r}; use serial")
-    return evaluator
+    return copy.copy(evaluator)  # what it learns in this run is no business of the next
+
+
+def _spread(process: Process, evaluate: Evaluator, first: Window) -> tuple[Process, Parts]:
+    """The chain as it lies over processes, and how its states do."""
+    if not hasattr(evaluate, "spread"):
+        return process, WHOLE
+    chain: Process = evaluate.spread(process, first.states[0])
+    return chain, chain if isinstance(chain, Sharded) else WHOLE

@@ -33,6 +33,9 @@ class Process(Protocol):
     * ``predict(state) -> State``: the next state guessed without a drift; without it the guess is a copy.
     * ``groups(step) -> Mapping[str, Group]``: the parts of the error; without it all parameters are one group
       measured by what the update moved.
+    * ``skip(state) -> State``: the next state with the update left out; without it a copy a step later.
+    * ``elementwise(step) -> bool``: whether the update (and the prediction) into a step moves every element of the
+      parameters by its own gradient and moments alone; what layout ``sharded`` must know.
 
     States that a drift sees carry parameters, buffers and the step; guesses carry no moments.
     """

@@ -10,16 +10,16 @@ from omegaconf import OmegaConf
 from dreamprop import checkpoint, files
 from dreamprop.build import Experiment
 from dreamprop.config import InputError
-from dreamprop.state import State
+from dreamprop.window import Window
 
 
-def save(place: Path, experiment: Experiment, state: State) -> Path:
-    """Save a state under `checkpoints/`, then drop the oldest beyond `checkpoint.keep`.
+def save(place: Path, experiment: Experiment, window: Window) -> Path:
+    """Save what a run has come to under `checkpoints/`, then drop the oldest beyond `checkpoint.keep`.
 
     Args:
         place: the folder of the run.
         experiment: the config, kept beside the state so that another one is noticed.
-        state: the state.
+        window: the accepted state, and what lies ahead of it.
 
     Returns:
         The file.
@@ -31,35 +31,52 @@ def save(place: Path, experiment: Experiment, state: State) -> Path:
     files.make_folder(where)
     tree = OmegaConf.to_container(experiment.tree, resolve=True)
     with files.writing(where):
-        path = checkpoint.save(where, state, {"config": tree})
-        checkpoint.keep(where, experiment.config.checkpoint.keep)
+        path = checkpoint.save(where, window, {"config": tree})
+        checkpoint.keep(where, experiment.config.checkpoint.keep, last=path)
     return path
 
 
-def command(place: Path, sequential: bool) -> str:
+def command(place: Path, sequential: bool, processes: int = 1) -> str:
     """The command that goes on with a run."""
     flags = ["--train", "--baseline"] if sequential else ["--train"]
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    start = ["python"] if processes == 1 else ["torchrun", "--nproc-per-node", str(local)]
+    if processes > local:
+        start += ["--nnodes", str(processes // local), "..."]
     config = str(place / "config.yaml")
-    return shlex.join(["python", "launch.py", "--config", config, *flags, "--resume", str(place)])
+    return shlex.join([*start, "launch.py", "--config", config, *flags, "--resume", str(place)])
 
 
 FREE = ("name", "tag", "exp_root_dir", "device", "trainer", "parallel", "checkpoint", "output", "export")
 """Keys that may change when a run goes on: they do not change what a state means."""
 
 
-def load(experiment: Experiment, resume: Path) -> tuple[Path, State]:
-    """The folder and the newest state of an earlier run.
+def load(experiment: Experiment, resume: Path) -> tuple[Path, Window | None, list[str]]:
+    """The folder of an earlier run and what it has come to.
 
     Args:
         experiment: the config, which must describe the same process.
         resume: the folder of the run, its `checkpoints` or one checkpoint.
 
+    Returns:
+        place: the folder of the run.
+        window: the newest state that is whole, and what lies ahead of it; none where the run ended before its first
+            checkpoint.
+        notes: a line for each newer checkpoint that is damaged, and one where there is none.
+
     Raises:
-        InputError: there is none, it is damaged, it is of another process, or lies beyond the last step.
+        InputError: there is no run, no checkpoint is whole, it is of another process, or lies beyond the last step.
     """
-    path = newest(resume) if os.path.isdir(resume) else resume
+    notes: list[str] = []
     try:
-        state, meta = checkpoint.load(path)
+        if os.path.isdir(resume):
+            folder = resume / "checkpoints" if (resume / "checkpoints").is_dir() else resume
+            if (resume / "config.yaml").is_file() and not any(folder.glob("step-*")):
+                return resume, None, [f"{resume} has no checkpoint yet; beginning at step 0"]
+            path, window, meta, notes = checkpoint.newest(folder)
+        else:
+            path = resume
+            window, meta = checkpoint.load_window(path)
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
     place = path.parent.parent if path.parent.name == "checkpoints" else path.parent
@@ -72,12 +89,13 @@ def load(experiment: Experiment, resume: Path) -> tuple[Path, State]:
                 f"{name} is {value!r} but the checkpoint {path} was made with {old!r}; "
                 f"use --config {place / 'config.yaml'}"
             )
-    if state.step > experiment.config.trainer.max_steps:
+    step = window.states[0].step
+    if step > experiment.config.trainer.max_steps:
         raise InputError(
-            f"trainer.max_steps must be >= {state.step}, the step of {path}, "
+            f"trainer.max_steps must be >= {step}, the step of {path}, "
             f"got {experiment.config.trainer.max_steps}; raise it"
         )
-    return place, state
+    return place, window, notes
 
 
 def newest(resume: Path) -> Path:
@@ -93,6 +111,11 @@ def newest(resume: Path) -> Path:
         return checkpoint.latest(resume / "checkpoints" if (resume / "checkpoints").is_dir() else resume)
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(path.stem.rpartition("-")[2])
 
 
 def _first_difference(key: str, ours: Any, theirs: Any) -> tuple[str, Any, Any]:

@@ -8,7 +8,11 @@ from typing import Any, Self
 from dreamprop.files import replacing, writing
 from dreamprop.solution import Round
 
-COLUMNS = ("round", "step", "stride", "drifts", "error", "errors", "seconds", "wall_seconds")
+LAPS = ("guess", "drift", "exchange", "rollout", "error")
+COLUMNS = (
+    "round", "step", "stride", "drifts", "skipped", "error", "errors", "seconds", "wall_seconds",
+    *(f"seconds_{lap}" for lap in LAPS),
+)  # fmt: skip
 
 
 class RoundLog:
@@ -16,7 +20,8 @@ class RoundLog:
 
     Columns: `round` (from 0), `step` (accepted up to), `stride` (steps accepted), `drifts` (evaluated),
     `error` (the largest of the accepted slots, in nominal steps), `errors` (of every slot, separated by
-    spaces), `seconds` (of the round) and `wall_seconds` (of all rounds so far).
+    spaces), `seconds` (of the round), `wall_seconds` (of all rounds so far), `skipped` (1 where the update was left
+    out), and `seconds_*`: what the parts of the round took, `exchange` with the wait for other processes.
 
     Args:
         folder: the folder of the run.
@@ -61,6 +66,16 @@ class RoundLog:
         """Wall-clock seconds of all rounds so far."""
         return float(self.rows[-1]["wall_seconds"]) if self.rows else 0.0
 
+    @property
+    def skipped(self) -> int:
+        """Updates left out so far."""
+        return sum(int(row["skipped"]) for row in self.rows)
+
+    @property
+    def laps(self) -> dict[str, float]:
+        """Seconds of all rounds so far, by part."""
+        return {lap: sum(float(row[f"seconds_{lap}"]) for row in self.rows) for lap in LAPS}
+
     def add(self, round: Round) -> None:
         """Write the line of a round.
 
@@ -73,11 +88,12 @@ class RoundLog:
             "step": round.step,
             "stride": round.stride,
             "drifts": round.drifts,
+            "skipped": int(round.skipped),
             "error": f"{error:.6g}",
             "errors": " ".join(f"{e:.6g}" for e in round.errors),
             "seconds": f"{round.seconds:.6f}",
             "wall_seconds": f"{self.wall_seconds + round.seconds:.6f}",
-        }
+        } | {f"seconds_{lap}": f"{round.laps.get(lap, 0.0):.6f}" for lap in LAPS}
         self.rows.append(row)
         with writing(self.path):
             self._writer.writerow(row)
@@ -95,9 +111,11 @@ def _rows(path: Path, step: int) -> list[dict[str, Any]]:
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             try:
-                whole = (
-                    int(row["step"]) <= step and float(row["wall_seconds"]) >= 0 and int(row["drifts"]) >= 0
-                )
+                numbers: list[float] = [int(row[c]) for c in ("step", "drifts", "skipped")]
+                numbers += [
+                    float(row[c]) for c in COLUMNS if c.endswith("seconds") or c.startswith("seconds")
+                ]
+                whole = min(numbers) >= 0 and numbers[0] <= step
             except (KeyError, TypeError, ValueError):
                 break
             if not whole:

@@ -7,108 +7,147 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dreamprop import files, folder, mesh, pictures, resume
+from dreamprop import again, checkpoint, crew, files, folder, mesh, resume
 from dreamprop.build import Experiment, device_of, make_process, retag
 from dreamprop.config import InputError
-from dreamprop.evolve import evolve
+from dreamprop.evolve import check, evolve
 from dreamprop.export import write_mesh
 from dreamprop.interrupt import Guard, Interrupted
 from dreamprop.process import NonFiniteDrift
+from dreamprop.ranks import RankFailed, RankLost, Ranks
 from dreamprop.roundlog import RoundLog
 from dreamprop.show import present
-from dreamprop.solution import Round
 from dreamprop.state import State, to
 from dreamprop.summary import summarize
+from dreamprop.watch import Watch
+from dreamprop.window import Window
+
+STOPS = (Interrupted, NonFiniteDrift, RankFailed, RankLost, MemoryError)
+"""What ends a run and is told in a line; anything else shows where it came from."""
 
 
-class Watch:
-    """What a run does after a round: take its state, save and draw when it is time.
-
-    Args:
-        process: for the previews.
-        experiment: how often.
-        place: the folder of the run.
-        state: the state the run begins at.
-    """
-
-    def __init__(self, process: Any, experiment: Experiment, place: Path, state: State) -> None:
-        self.process, self.experiment, self.place = process, experiment, place
-        self.state = state
-        """The last accepted state."""
-
-    def __call__(self, round: Round) -> None:
-        """Take the state of a round."""
-        before, self.state = self.state.step, round.state
-        config = self.experiment.config
-
-        def due(every: int) -> bool:
-            return every > 0 and round.step // every > before // every and round.step < round.num_steps
-
-        if due(config.checkpoint.every_n_train_steps):
-            self.save()
-        if due(config.output.preview_every_n_steps):
-            size = config.output.view_size
-            views = self.process.render_views(self.state, num_views=4, width=size, height=size)
-            pictures.write_bytes(self.place / "preview.png", pictures.png(pictures.side_by_side(views)))
-
-    def save(self) -> Path:
-        """Save the last accepted state."""
-        return resume.save(self.place, self.experiment, self.state)
-
-
-def train(experiment: Experiment, *, sequential: bool = False, go_on: Path | None = None) -> int:
+def train(
+    experiment: Experiment, ranks: Ranks, *, sequential: bool = False, go_on: Path | None = None
+) -> int:
     """Run a config, or go on with a run, and write everything a run writes.
 
     Args:
         experiment: the checked config.
+        ranks: the processes that do it together; the first one writes and prints.
         sequential: step by step: the baseline.
         go_on: the folder of an earlier run, or one of its checkpoints.
 
     Returns:
-        The exit status: 0; 1 when a signal interrupted the run or a drift was not finite.
+        The exit status: 0; 1 when a signal interrupted the run, a drift was not finite or a process failed.
 
     Raises:
         InputError: a setting, a checkpoint or the disk is wrong.
     """
-    if go_on:
-        place, state = resume.load(experiment, go_on)
-        process = make_process(experiment)
-        state = to(state, device_of(experiment.config.device))
-    else:
-        process = make_process(experiment)
-        experiment, place = open_folder(experiment)
-        state = process.init()
-    print(f"writing to {place}")
-    watch = Watch(process, experiment, place, state)
-    try:
-        with Guard() as guard, RoundLog(place, state.step) as log:
-            watch.state = evolve(
-                process, experiment, log, sequential=sequential, state=state, watch=watch, guard=guard
-            )
-            with guard.hold():
-                watch.save()
-            summary = summarize(process, experiment, watch.state, log, sequential=sequential)
-            summary["judge"] = present(process, watch.state, experiment, place)
-            summary["mesh"] = _write_mesh(process, watch.state, experiment, place)
-            files.write_json(place / "summary.json", summary)
-            (place / "preview.png").unlink(missing_ok=True)
-    except InputError as error:
-        raise InputError(f"{error}; {_kept(watch, sequential)}") from error
-    except BaseException as stop:
-        # Whatever ended the run, what it had accepted is worth keeping.
-        watch.save()
-        step, steps = watch.state.step, experiment.config.trainer.max_steps
-        command = resume.command(place, sequential)
-        print(f"{stop}\nsaved step {step} of {steps}; go on with:\n  {command}", file=sys.stderr)
-        if isinstance(stop, Interrupted | NonFiniteDrift):
-            return 1
-        raise
+    if sequential and ranks.size > 1:
+        raise InputError(f"--baseline must run in one process, got {ranks.size}; start it without torchrun")
+    process = crew.together(ranks, lambda: make_process(experiment))
+    check(process, experiment, ranks)
+    begun = crew.first_does(ranks, lambda: _begin(experiment, go_on))
+    place, tag = ranks.tell([str(begun[0]), begun[1]] if begun else None)[0]
+    place, experiment = Path(place), retag(experiment, tag)
+    window = crew.share(ranks, begun[2] if begun else None)
+    device = device_of(experiment.config.device)
+    if window is None:
+        window = Window((process.init(),))
+    window = Window(tuple(to(state, device) for state in window.states), window.threshold)
+    first = window.states[0].step
+    lead = ranks.rank == 0
+    if lead:
+        print(f"writing to {place}")
+    with Guard(together=ranks.size > 1) as guard:
+        watch = Watch(process, experiment, place, window, ranks, guard)
+        try:
+            if not lead:
+                evolve(
+                    process,
+                    experiment,
+                    None,
+                    ranks,
+                    sequential=sequential,
+                    begin=window,
+                    guard=guard,
+                    watch=watch,
+                )
+                return 0
+            with RoundLog(place, first) as log:
+                state = evolve(
+                    process,
+                    experiment,
+                    log,
+                    ranks,
+                    sequential=sequential,
+                    begin=window,
+                    guard=guard,
+                    watch=watch,
+                )
+                guard.together = False
+                watch.window = Window((state,))
+                with guard.hold():
+                    watch.save()
+                summary = summarize(process, experiment, state, log, ranks, sequential=sequential)
+                summary["judge"] = present(process, state, experiment, place)
+                summary["mesh"] = _write_mesh(process, state, experiment, place)
+                files.write_json(place / "summary.json", summary)
+                (place / "preview.png").unlink(missing_ok=True)
+        except InputError as error:
+            raise InputError(f"{error}; {_kept(watch, sequential)}") from error
+        except BaseException as stop:
+            if lead and isinstance(stop, RankFailed):
+                print(stop.told, file=sys.stderr, flush=True)
+            # Whatever ended the run, what it had accepted is worth keeping.
+            watch.save()
+            if lead or (isinstance(stop, RankLost) and ranks.rank == _spokesman(stop)):
+                steps = experiment.config.trainer.max_steps
+                command = resume.command(place, sequential, ranks.size)
+                print(
+                    f"{stop}\n{_saved(watch)} of {steps}; go on with:\n  {command}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            if isinstance(stop, STOPS):
+                return 1
+            raise
     print(f"{summary['steps']} steps in {summary['rounds']} rounds and {summary['wall_seconds']:.1f} s")
+    if summary["skipped"]:
+        print(f"{summary['skipped']} updates were skipped because a gradient was not finite")
     if judge := summary["judge"]:
         print(f"the judge names the prompt in {judge['correct']} of {judge['views']} views")
     for name in ("turntable.gif", "views.png", *summary["mesh"], "summary.json"):
         print(f"  {place / name}")
     return 0
+
+
+def _begin(experiment: Experiment, go_on: Path | None) -> tuple[Path, str, Window | None]:
+    """The folder of the run, its tag, and what it goes on from if anything."""
+    go_on = go_on or again.begun(experiment)
+    if go_on is None:
+        experiment, place = open_folder(experiment)
+        again.mark(place)
+        return place, place.name, None
+    for half in (go_on, go_on / "checkpoints"):  # what a kill left there
+        checkpoint.sweep(half)
+    place, window, notes = resume.load(experiment, go_on)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return place, experiment.config.tag, window
+
+
+def _spokesman(lost: RankLost) -> int:
+    """The first rank that is not lost: it tells."""
+    return next((rank for rank in range(len(lost.ranks) + 1) if rank not in lost.ranks), 0)
+
+
+def _saved(watch: Watch) -> str:
+    """Up to where there is a checkpoint."""
+    try:
+        return f"saved step {resume.step_of(resume.newest(watch.place))}"
+    except InputError:
+        return "no step was saved"
 
 
 def open_folder(experiment: Experiment) -> tuple[Experiment, Path]:
@@ -131,7 +170,7 @@ def _kept(watch: Watch, sequential: bool) -> str:
     """After a disk refused: save if it can be, and say what there is to go on from."""
     with suppress(InputError):
         watch.save()
-    command = resume.command(watch.place, sequential)
+    command = resume.command(watch.place, sequential, watch.ranks.size)
     try:
         return f"{resume.newest(watch.place).name} is kept, go on with: {command}"
     except InputError:

@@ -8,9 +8,9 @@ from dreamprop.config import InputError, choose
 ERROR_RULES = ("step", "paper")
 AGGREGATES = ("median", "mean", "middle")
 PREDICTORS = ("momentum", "hold")
-EVALUATORS = ("batched", "serial")
-LAYOUTS = ("replicated",)
-ON_NONFINITE = ("stop",)
+EVALUATORS = ("batched", "serial", "distributed")
+LAYOUTS = ("replicated", "sharded")
+ON_NONFINITE = ("stop", "skip")
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,18 @@ class ParallelConfig:
     predictor: str = "momentum"
     """The guess for steps new in the window: `momentum` or `hold`."""
     evaluator: str | None = None
-    """`batched` (all states of a window in one evaluation), `serial`, or null: batched, but serial where the
-    rounding of a batch would break a promise (`window: 1` and `tolerance: 0`)."""
+    """`batched` (all states of a window in one evaluation), `serial`, `distributed` (every process its part), or
+    null: distributed under torchrun; else batched, but serial where the rounding of a batch would break a promise
+    (`window: 1` and `tolerance: 0`)."""
     sub_batch: int | None = None
-    """States in one batch at most; null: all of them."""
+    """States in one batch at most; null: all of a device's share."""
     layout: str = "replicated"
-    """Where parameters live: `replicated`."""
+    """Where states live on several processes: `replicated` (everywhere) or `sharded` (a part of each tensor on each
+    process: less memory and less to send)."""
     on_nonfinite: str = "stop"
-    """What a drift that is not finite does: `stop`."""
+    """What a drift that is not finite does: `stop`, or `skip` its update as a gradient scaler does, and count it."""
+    timeout: float = 600.0
+    """Seconds that another process may be silent before it is named and the run ends."""
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -68,6 +72,8 @@ class ParallelConfig:
             raise InputError(
                 f"parallel.sub_batch must be >= 1, got {self.sub_batch}; use null for all states"
             )
+        if not (self.timeout > 0 and math.isfinite(self.timeout)):
+            raise InputError(f"parallel.timeout must be > 0 seconds, got {self.timeout}; use 600")
         choose(self.error_rule, ERROR_RULES, "parallel.error_rule")
         choose(self.aggregate, AGGREGATES, "parallel.aggregate")
         choose(self.predictor, PREDICTORS, "parallel.predictor")
@@ -83,6 +89,8 @@ class CheckpointConfig:
 
     every_n_train_steps: int = 100
     """Steps between two checkpoints; 0: only at the end and on an interrupt."""
+    train_time_interval: float = 300.0
+    """Seconds between two checkpoints; 0: only by steps."""
     keep: int = 2
     """How many of the newest checkpoints stay."""
 
@@ -90,6 +98,10 @@ class CheckpointConfig:
         if self.every_n_train_steps < 0:
             raise InputError(
                 f"checkpoint.every_n_train_steps must be >= 0, got {self.every_n_train_steps}; use 0 for none"
+            )
+        if not (self.train_time_interval >= 0 and math.isfinite(self.train_time_interval)):
+            raise InputError(
+                f"checkpoint.train_time_interval must be >= 0 seconds, got {self.train_time_interval}; use 0 for none"
             )
         if self.keep < 1:
             raise InputError(f"checkpoint.keep must be >= 1, got {self.keep}; use 1 for the newest only")

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from numbers import Integral
 
 from dreamprop.process import Process
+from dreamprop.shards import WHOLE, Parts
 from dreamprop.state import State
+from dreamprop.window import Window
+
+
+class Laps:
+    """A watch for the parts of a round."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    def __call__(self, part: str, exchange: float = 0.0) -> None:
+        """What passed since the last call belongs to this part, but for what was spent on an exchange."""
+        now = time.perf_counter()
+        self.seconds[part] = now - self._began - exchange
+        if exchange:
+            self.seconds["exchange"] = exchange
+        self._began = now
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self.seconds.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +47,34 @@ class Round:
     """Steps that this round accepted."""
     errors: list[float]
     """Error of each slot, the worst group."""
-    state: State
-    """The accepted state; nobody writes into it later."""
     drifts: int
     """Drifts that this round evaluated."""
     seconds: float
     """Wall-clock time of this round."""
     round: int
     """Index of this round, from 0."""
+    known: Sequence[State]
+    """The accepted state and those rolled out behind it, as this process keeps them; nobody writes into them later."""
+    skipped: bool = False
+    """Whether the step was passed over because its drift was not finite."""
+    threshold: float | None = None
+    """Where the error rule's threshold has come to, if it moves."""
+    laps: dict[str, float] = field(default_factory=dict)
+    """Wall-clock time by part of the round."""
+    parts: Parts = WHOLE
+    """How states lie over processes."""
+
+    @cached_property
+    def state(self) -> State:
+        """The accepted state. In layout ``sharded`` all ranks must ask for it in the same rounds."""
+        return self.parts.whole(self.known[0])
+
+    @cached_property
+    def window(self) -> Window:
+        """What ``solve`` goes on from exactly. In layout ``sharded`` all ranks must ask for it in the same rounds."""
+        last = len(self.known) - 1
+        ahead = [replace(s, moments={}) if i < last else s for i, s in enumerate(self.known) if i]
+        return Window((self.state, *(self.parts.whole(state) for state in ahead)), self.threshold)
 
 
 @dataclass
@@ -45,8 +91,15 @@ class Stats:
     """Steps accepted, by round."""
     errors: list[list[float]] = field(default_factory=list)
     """Error of each slot (the worst group), by round."""
+    num_skipped: int = 0
+    """Steps passed over because their drift was not finite."""
+    in_a_row: int = 0
+    """Of those, the last ones without another step between them."""
     wall_seconds: float = 0.0
     """Wall-clock time of the whole run, with the callbacks."""
+    laps: dict[str, float] = field(default_factory=dict)
+    """Wall-clock time by part of a round: ``guess``, ``drift``, ``exchange`` (waiting for other ranks included),
+    ``rollout`` and ``error``. A GPU works behind the program's back: what it does shows where it is waited for."""
 
     @property
     def speedup_rounds(self) -> float:
@@ -58,12 +111,16 @@ class Stats:
         """Stats of a run from one step to another."""
         return cls(num_steps - step)
 
-    def add(self, errors: list[float], stride: int, drifts: int) -> None:
+    def add(self, round: Round) -> None:
         """Count one round."""
         self.num_rounds += 1
-        self.num_drifts += drifts
-        self.strides.append(stride)
-        self.errors.append(errors)
+        self.num_drifts += round.drifts
+        self.num_skipped += round.skipped
+        self.in_a_row = self.in_a_row + 1 if round.skipped else 0
+        self.strides.append(round.stride)
+        self.errors.append(round.errors)
+        for part, seconds in round.laps.items():
+            self.laps[part] = self.laps.get(part, 0.0) + seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +131,18 @@ class Solution:
     stats: Stats
 
 
-def start(process: Process, num_steps: int, state: State | None) -> State:
-    """The state a run begins at.
+def start(process: Process, num_steps: int, state: State | Window | None) -> Window:
+    """What a run begins from.
 
     Raises:
         ValueError: ``num_steps`` is not a count, or lies before the state.
     """
     if not isinstance(num_steps, Integral) or isinstance(num_steps, bool) or num_steps < 0:
         raise ValueError(f"num_steps must be an integer >= 0, got {num_steps!r}; give the step to arrive at")
-    z = process.init() if state is None else state
-    if z.step > num_steps:
+    found = state if isinstance(state, Window) else Window((process.init() if state is None else state,))
+    step = found.states[0].step
+    if step > num_steps:
         raise ValueError(
-            f"num_steps must be >= the state's step {z.step}, got {num_steps}; give the step to arrive at"
+            f"num_steps must be >= the state's step {step}, got {num_steps}; give the step to arrive at"
         )
-    return z
+    return found

@@ -20,6 +20,11 @@ from dreamprop.state import check_names
 
 SIGNLIKE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax)
 """Their steps are about as long as the learning rate; those of others are measured."""
+ELEMENTWISE = (
+    torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
+    torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Rprop,
+)  # fmt: skip
+"""They move every element by its own gradient and moments alone."""
 GROUP = "group."
 """What an optimiser remembers of a whole group is a moment ``group.<index>/<what>``."""
 
@@ -142,6 +147,20 @@ class Stepper:
             for label, names, o in zip(self._labels, self.names, options, strict=True)
         }
 
+    def elementwise(self) -> bool:
+        """Whether the optimiser moves every element on its own.
+
+        Raises:
+            ValueError: it does not, or is not known to.
+        """
+        kind = type(self._optimizer)
+        if kind not in ELEMENTWISE:
+            known = ", ".join(known.__name__ for known in ELEMENTWISE)
+            raise ValueError(
+                f"optimizer must be one of {known} in layout sharded, got {kind.__name__}; use layout replicated"
+            )
+        return True
+
     def rates(self, step: int) -> dict[str, float]:
         """Learning rates at a step, under the names that Lightning's monitor gives them."""
         name = f"lr-{type(self._optimizer).__name__}"
@@ -213,6 +232,19 @@ class Stepper:
 
     def _back(self, what: str, value: Tensor) -> Any:
         return self._kinds[what](value.item()) if what in self._kinds else value
+
+
+def clip(max_norm: float, norm: Tensor) -> Callable[[Sequence[Tensor]], None]:
+    """Scale gradients in place as ``torch.nn.utils.clip_grad_norm_`` does, by a norm that is known already.
+
+    The norm is taken where the whole gradient is, in the drift, so that a part of it can be clipped too.
+    """
+    return lambda parameters: torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+
+
+def norm_of(grads: Mapping[str, Tensor]) -> Tensor:
+    """The norm over all gradients together, as ``torch.nn.utils.clip_grad_norm_`` takes it."""
+    return torch.nn.utils.get_total_norm(list(grads.values()))
 
 
 def _split(moments: Mapping[str, Tensor]) -> dict[str, Named]:

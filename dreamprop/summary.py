@@ -10,12 +10,13 @@ import torch
 import dreamprop as dp
 from dreamprop.build import Experiment, device_of
 from dreamprop.evolve import evaluator_name
+from dreamprop.ranks import Ranks
 from dreamprop.roundlog import RoundLog
 from dreamprop.state import State
 
 
 def summarize(
-    process: Any, experiment: Experiment, state: State, log: RoundLog, *, sequential: bool
+    process: Any, experiment: Experiment, state: State, log: RoundLog, ranks: Ranks, *, sequential: bool
 ) -> dict[str, Any]:
     """The numbers of a run, as `summary.json` holds them."""
     config = experiment.config
@@ -33,8 +34,12 @@ def summarize(
         "window": 1 if sequential else config.parallel.window,
         "tolerance": config.parallel.tolerance,
         "error_rule": config.parallel.error_rule,
-        "evaluator": "serial" if sequential else evaluator_name(process, experiment),
-        "world_size": 1,
+        "evaluator": "serial" if sequential else evaluator_name(process, experiment, ranks),
+        "world_size": 1 if sequential else ranks.size,
+        "layout": "replicated" if sequential else config.parallel.layout,
+        "sub_batch": None if sequential else config.parallel.sub_batch,
+        "skipped": log.skipped,
+        "seconds": log.laps,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "dtype": str(next(iter(state.params.values())).dtype).removeprefix("torch."),

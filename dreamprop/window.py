@@ -6,9 +6,20 @@ A window is the accepted state that enters step b, the base, and guesses of thos
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from dreamprop.state import State
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """What a round leaves to the next: all that a run needs to go on as if it had never stopped."""
+
+    states: tuple[State, ...]
+    """The accepted state, then the rolled-out states that the next round begins from; of these only the last has
+    moments."""
+    threshold: float | None = None
+    """Where the error rule's threshold has come to, if it moves."""
 
 
 def end_of(base: int, size: int, num_steps: int, boundaries: Collection[int]) -> int:

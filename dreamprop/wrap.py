@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from dreamprop.process import Group
 from dreamprop.rng import generator, seeded
 from dreamprop.state import Drift, State, check_names
-from dreamprop.stepper import Stepper, moved
+from dreamprop.stepper import Stepper, clip, moved, norm_of
 
 Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
+NORM = "norm"
+"""Where a drift keeps the norm of its gradients; no buffer's."""
 
 
 def wrap(
@@ -26,6 +28,7 @@ def wrap(
     optimizer: torch.optim.Optimizer,
     seed: int = 0,
     scheduler: Any = None,
+    max_norm: float | None = None,
 ) -> Wrapped:
     """A process from the parts of a PyTorch loop.
 
@@ -45,6 +48,8 @@ def wrap(
         optimizer: any that steps without a closure.
         seed: of the random numbers.
         scheduler: any that steps without a metric; stepped once after each step.
+        max_norm: gradients whose norm over all parameters is larger are scaled to it, as
+            ``torch.nn.utils.clip_grad_norm_`` does; ``None``: none are.
 
     Returns:
         The process; ``process.commit(state)`` writes a state into module, optimizer and scheduler.
@@ -52,7 +57,7 @@ def wrap(
     Raises:
         ValueError: the three do not belong together, or one holds what cannot be copied.
     """
-    return Wrapped(module, loss_fn, optimizer, seed, scheduler)
+    return Wrapped(module, loss_fn, optimizer, seed, scheduler, max_norm)
 
 
 class Wrapped:
@@ -61,12 +66,21 @@ class Wrapped:
     boundaries: tuple[int, ...] = ()
 
     def __init__(
-        self, module: nn.Module, loss_fn: Loss, optimizer: torch.optim.Optimizer, seed: int, scheduler: Any
+        self,
+        module: nn.Module,
+        loss_fn: Loss,
+        optimizer: torch.optim.Optimizer,
+        seed: int,
+        scheduler: Any,
+        max_norm: float | None,
     ) -> None:
         if not callable(loss_fn):
             raise ValueError(
                 f"loss_fn must be called as (module, step, generator), got {loss_fn!r}; give a function"
             )
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"max_norm must be > 0, got {max_norm}; use None to clip nothing")
+        self._max_norm = max_norm
         self._user = (module, optimizer, scheduler)
         self._loss_fn, self._seed = loss_fn, seed
         by_id = {id(p): name for name, p in module.named_parameters()}
@@ -118,6 +132,8 @@ class Wrapped:
         after = dict(scratch.named_buffers())
         check_names("buffers after the loss", after, state.buffers)
         aux = {f"new/{name}": buffer.detach().clone() for name, buffer in after.items()}
+        if self._max_norm is not None:
+            aux[NORM] = norm_of(grads)
         return Drift(grads, aux | {f"old/{name}": state.buffers[name] for name in after})
 
     def update(self, state: State, drift: Drift) -> State:
@@ -126,8 +142,9 @@ class Wrapped:
         Buffers: the change that the drift saw is applied to this state's, ``b + (new - old)``, so that
         running averages and counters go on from accepted values; where b is the old value it becomes the new.
         """
-        params, moments = self._stepper.update(state.params, state.moments, drift.grads, state.step)
         aux = drift.aux
+        clipped = clip(self._max_norm, aux[NORM]) if self._max_norm is not None else None
+        params, moments = self._stepper.update(state.params, state.moments, drift.grads, state.step, clipped)
         buffers = {n: moved(b, aux[f"old/{n}"], aux[f"new/{n}"]) for n, b in state.buffers.items()}
         return State(params, moments, buffers, state.step + 1)
 
@@ -139,6 +156,10 @@ class Wrapped:
     def groups(self, step: int) -> Mapping[str, Group]:
         """The optimiser's parameter groups with their learning rates; measured where that is no length."""
         return self._stepper.groups(step)
+
+    def elementwise(self, step: int) -> bool:
+        """Whether the optimiser moves every element on its own, for states in pieces; else raises why not."""
+        return self._stepper.elementwise()
 
     def commit(self, state: State) -> None:
         """Write a state into the user's module, optimiser and scheduler, as if stepped up to it."""

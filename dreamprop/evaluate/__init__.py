@@ -1,16 +1,23 @@
-"""Evaluators map (process, states) to the drifts of a window: one by one, or in one batch."""
+"""Evaluators: how the drifts of a window are computed.
 
-from __future__ import annotations
+An evaluator maps ``(process, states)`` to the list of drifts, one for each state. One that has ``spread(process,
+first)`` says first how the chain lies over several processes.
+"""
 
 from collections.abc import Callable, Sequence
 
 from dreamprop.evaluate.batched import batched
+from dreamprop.evaluate.distributed import distributed
 from dreamprop.evaluate.serial import serial
 from dreamprop.process import Process
 from dreamprop.state import Drift, State
 
 Evaluator = Callable[[Process, Sequence[State]], list[Drift]]
 
-EVALUATORS: dict[str, Evaluator] = {"serial": serial, "batched": batched}
+EVALUATORS: dict[str, Callable[[], Evaluator]] = {
+    "serial": lambda: serial,
+    "batched": lambda: batched(),
+    "distributed": distributed,
+}
 
-__all__ = ["EVALUATORS", "Evaluator", "batched", "serial"]
+__all__ = ["EVALUATORS", "Evaluator", "batched", "distributed", "serial"]

@@ -1,14 +1,47 @@
-"""Evaluate the drifts of a window in one batch on one device."""
+"""Evaluate the drifts of a window in batches on one device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import warnings
+from collections.abc import Sequence
 from numbers import Integral
 from typing import overload
 
+import torch
+
 from dreamprop.process import Process
 from dreamprop.state import Drift, State
+
+
+class SmallerBatch(UserWarning):
+    """A batch did not fit in the memory of the device and was cut."""
+
+
+class Batched:
+    """The drifts of all states by ``process.drift_window``; agrees with one by one to rounding.
+
+    Where a batch does not fit in the memory of the device its size is halved, for good, and everything is evaluated
+    again; a warning says so.
+
+    Args:
+        sub_batch: most states in one batch; ``None``: all.
+    """
+
+    def __init__(self, sub_batch: int | None = None) -> None:
+        check_sub_batch(sub_batch)
+        self.sub_batch = sub_batch
+
+    def __call__(self, process: Process, states: Sequence[State]) -> list[Drift]:
+        """Evaluate; a state alone in a batch by ``process.drift``, so a window of one is the sequential run."""
+        if not hasattr(process, "drift_window"):
+            name = type(process).__name__
+            raise ValueError(f"evaluator batched must have drift_window, got {name} without it; use serial")
+        while True:
+            size = self.sub_batch or max(len(states), 1)
+            drifts = attempt_all(process, [states[a:b] for a, b in cut(len(states), size)])
+            if drifts is not None:
+                return drifts
+            self.sub_batch = halved(min(size, len(states)))
 
 
 @overload
@@ -16,39 +49,86 @@ def batched(process: Process, states: Sequence[State], *, sub_batch: int | None 
 
 
 @overload
-def batched(*, sub_batch: int | None = None) -> Callable[[Process, Sequence[State]], list[Drift]]: ...
+def batched(*, sub_batch: int | None = None) -> Batched: ...
 
 
 def batched(
-    process: Process | None = None,
-    states: Sequence[State] | None = None,
-    *,
-    sub_batch: int | None = None,
-) -> list[Drift] | Callable[[Process, Sequence[State]], list[Drift]]:
-    """The drifts of all states by ``process.drift_window``; agrees with one by one to rounding.
-
-    A state alone is evaluated by ``process.drift``, so a window of one is the sequential run.
+    process: Process | None = None, states: Sequence[State] | None = None, *, sub_batch: int | None = None
+) -> list[Drift] | Batched:
+    """Evaluate in one batch: ``evaluator=batched``, or ``evaluator=batched(sub_batch=4)`` where memory is short.
 
     Args:
         process: a chain that has ``drift_window``.
         states: to evaluate.
-        sub_batch: most states in one batch, where memory is short; ``None``: all.
+        sub_batch: most states in one batch; ``None``: all.
 
     Returns:
-        The drifts; or, without a process, an evaluator with this ``sub_batch``: ``batched(sub_batch=4)``.
+        The drifts; or, without a process, an evaluator.
+
+    Raises:
+        ValueError: ``sub_batch`` is below 1, or the process has no ``drift_window``.
+        MemoryError: not even one state fits.
     """
+    evaluator = Batched(sub_batch)
+    return evaluator if process is None or states is None else evaluator(process, states)
+
+
+def check_sub_batch(sub_batch: int | None) -> None:
+    """Raise what is wrong with it."""
     if sub_batch is not None and (not isinstance(sub_batch, Integral) or sub_batch < 1):
         raise ValueError(
             f"sub_batch must be >= 1, got {sub_batch!r}; use null to evaluate all states at once"
         )
-    if process is None or states is None:
-        return partial(batched, sub_batch=sub_batch)
-    if not hasattr(process, "drift_window"):
-        name = type(process).__name__
-        raise ValueError(f"evaluator batched must have drift_window, got {name} without it; use serial")
+
+
+def cut(count: int, size: int) -> list[tuple[int, int]]:
+    """The batches of so many states: each from and to; the same ones however many processes share them."""
+    return [(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def attempt_all(process: Process, batches: Sequence[Sequence[State]]) -> list[Drift] | None:
+    """The drifts of several batches, or ``None`` as soon as one does not fit in memory."""
     drifts: list[Drift] = []
-    size = sub_batch or max(len(states), 1)
-    for first in range(0, len(states), size):
-        batch = list(states[first : first + size])
-        drifts += process.drift_window(batch) if len(batch) > 1 else [process.drift(batch[0])]
+    for batch in batches:
+        found = attempt(process, batch)
+        if found is None:
+            return None
+        drifts += found
     return drifts
+
+
+def attempt(process: Process, batch: Sequence[State]) -> list[Drift] | None:
+    """The drifts of one batch, or ``None`` where it does not fit in the memory of the device.
+
+    Raises:
+        MemoryError: it is a single state that does not fit.
+    """
+    try:
+        if len(batch) > 1 and hasattr(process, "drift_window"):
+            found: list[Drift] = process.drift_window(list(batch))
+            if len(found) != len(batch):
+                raise ValueError(
+                    f"drift_window must return {len(batch)} drifts, got {len(found)}; give one a state"
+                )
+            return found
+        return [process.drift(state) for state in batch]
+    except torch.OutOfMemoryError as error:
+        if len(batch) == 1:
+            raise MemoryError(
+                f"the drift of one state must fit in memory, step {batch[0].step} does not ({error}); lower "
+                "data.width and data.height or data.batch_size, or use half precision weights"
+            ) from None
+    torch.cuda.empty_cache()  # after the error is gone: its frames held what the batch had made
+    return None
+
+
+def halved(size: int) -> int:
+    """Half a batch, with a warning."""
+    half = -(-size // 2)
+    warnings.warn(
+        f"{size} states in one batch do not fit in memory; evaluating {half} at a time from here on "
+        f"(parallel.sub_batch={half} from the start saves the try)",
+        SmallerBatch,
+        stacklevel=3,
+    )
+    return half

@@ -174,6 +174,14 @@ class DreamFusion:
         params, moments = self.optimizer.predict(state.params, state.moments, state.step)
         return self._enter(params, moments, state.buffers, state.step + 1)
 
+    def skip(self, state: State) -> State:
+        """The next state with the update left out."""
+        return self._enter(state.params, self.optimizer.skip(state.moments), state.buffers, state.step + 1)
+
+    def elementwise(self, step: int) -> bool:
+        """Whether nothing but the optimiser acts on the way into a step: no growth, no fresh occupancy."""
+        return self.optimizer.elementwise and step not in self._boundaries and not self.field.refreshes(step)
+
     @torch.no_grad()
     def render_views(
         self, state: State, num_views: int = 8, width: int = 64, height: int = 64, elevation: float = 15.0

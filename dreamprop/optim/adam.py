@@ -50,9 +50,10 @@ class Adam(Grouped):
         """One step with these gradients."""
         self._check(params, moments, grads)
         new_params, new_moments = dict(params), {k: m for k, m in moments.items() if not k.startswith(AHEAD)}
+        count = self._updates(moments, step) + 1
         for names, at in self._groups.values():
             o = at(step)
-            bias1, bias2 = 1 - o["beta1"] ** (step + 1), 1 - o["beta2"] ** (step + 1)
+            bias1, bias2 = 1 - o["beta1"] ** count, 1 - o["beta2"] ** count
             old = [[params[n] for n in names]] + [[moments[f"{n}/{m}"] for n in names] for m in self.moments]
             new = [like(ts) for ts in old]
             for _, (grad, *pieces) in blocks([grads[n] for n in names], *old, *new):
@@ -88,13 +89,12 @@ class Adam(Grouped):
         """
         self._check(params, moments)
         new_params, new_moments = dict(params), dict(moments)
-        for names, at in self._groups.values():
-            if step == 0:
-                continue
+        count = self._updates(moments, step)
+        for names, at in self._groups.values() if count else ():
             o = at(step)
             if any(AHEAD + n not in moments for n in names):
                 new_moments.update(
-                    zip((AHEAD + n for n in names), self._ahead(names, moments, o, step), strict=True)
+                    zip((AHEAD + n for n in names), self._ahead(names, moments, o, count), strict=True)
                 )
             ps, ds = [params[n] for n in names], [new_moments[AHEAD + n] for n in names]
             new_ps = like(ps)
@@ -107,10 +107,10 @@ class Adam(Grouped):
         return new_params, new_moments
 
     def _ahead(
-        self, names: Sequence[str], moments: Tensors, o: dict[str, float], step: int
+        self, names: Sequence[str], moments: Tensors, o: dict[str, float], count: int
     ) -> list[torch.Tensor]:
         """``m_hat / (sqrt(v_hat) + eps)`` of moments that have seen so many updates."""
-        bias1, bias2 = 1 - o["beta1"] ** step, math.sqrt(1 - o["beta2"] ** step)
+        bias1, bias2 = 1 - o["beta1"] ** count, math.sqrt(1 - o["beta2"] ** count)
         top = "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
         ms, vs = [moments[f"{n}/exp_avg"] for n in names], [moments[f"{n}/{top}"] for n in names]
         ds = like(ms)

@@ -45,9 +45,10 @@ class Adan(Grouped):
         """One step with these gradients."""
         self._check(params, moments, grads)
         new_params, new_moments = dict(params), dict(moments)
+        count = self._updates(moments, step)
         for names, at in self._groups.values():
             o = at(step)
-            bias1, bias2, bias3 = (1 - o[f"beta{i}"] ** (step + 1) for i in (1, 2, 3))
+            bias1, bias2, bias3 = (1 - o[f"beta{i}"] ** (count + 1) for i in (1, 2, 3))
             old = [[params[n] for n in names]] + [[moments[f"{n}/{m}"] for n in names] for m in self.moments]
             new = [like(ts) for ts in old]
             for _, (g, *pieces) in blocks([grads[n] for n in names], *old, *new):
@@ -55,7 +56,7 @@ class Adan(Grouped):
                 p, m, d, n, _ = pieces[5:]
                 for source, target in zip((*pieces[:4], g), pieces[5:], strict=True):
                     torch._foreach_copy_(target, source)
-                change = torch._foreach_sub(g, g if step == 0 else g_old)
+                change = torch._foreach_sub(g, g if count == 0 else g_old)
                 torch._foreach_lerp_(m, g, 1 - o["beta1"])
                 torch._foreach_lerp_(d, change, 1 - o["beta2"])
                 torch._foreach_mul_(change, o["beta2"])
@@ -72,13 +73,14 @@ class Adan(Grouped):
         """One step as if every running mean stayed what it is; before the first update a copy."""
         self._check(params, moments)
         new_params, new_moments = dict(params), dict(moments)
-        if step == 0:
+        count = self._updates(moments, step)
+        if count == 0:
             return new_params, new_moments
         kept = self.moments[:3]
         for names, at in self._groups.values():
             o = at(step)
-            bias1, bias2, bias3 = biases = [1 - o[f"beta{i}"] ** step for i in (1, 2, 3)]
-            growth = [(1 - o[f"beta{i + 1}"] ** (step + 1)) / bias for i, bias in enumerate(biases)]
+            bias1, bias2, bias3 = biases = [1 - o[f"beta{i}"] ** count for i in (1, 2, 3)]
+            growth = [(1 - o[f"beta{i + 1}"] ** (count + 1)) / bias for i, bias in enumerate(biases)]
             old = [[params[n] for n in names]] + [[moments[f"{n}/{m}"] for n in names] for m in kept]
             new = [like(ts) for ts in old]
             for _, pieces in blocks(*old, *new):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from dreamprop.process import Group
@@ -15,6 +16,8 @@ from dreamprop.state import check_names
 
 Schedule = float | Sequence[float] | Callable[[int], float]
 Tensors = dict[str, Tensor]
+SKIPPED = "/skipped"
+"""How many updates were left out, among the moments; no parameter's moment is called that."""
 
 
 def schedule(value: Schedule) -> Callable[[int], float]:
@@ -72,6 +75,9 @@ class ParamGroup:
 class Optimizer(Protocol):
     """A pure optimiser: new tensors from old ones, nothing in place."""
 
+    elementwise: bool
+    """Whether every element moves by its own gradient and moments alone."""
+
     def init(self, params: Tensors) -> Tensors:
         """Moments before the first update, by ``<parameter>/<moment>``."""
         ...
@@ -84,6 +90,10 @@ class Optimizer(Protocol):
         """Parameters and moments after one update along the momentum, without a gradient."""
         ...
 
+    def skip(self, moments: Tensors) -> Tensors:
+        """Moments when the update is left out: the running means, and what corrects their bias, stay."""
+        ...
+
     def groups(self, step: int) -> Mapping[str, Group]:
         """The error groups of the update at this step."""
         ...
@@ -92,6 +102,7 @@ class Optimizer(Protocol):
 class Grouped:
     """Parameter groups and their options by step."""
 
+    elementwise = True
     moments: tuple[str, ...] = ()
     """What is remembered for each parameter."""
 
@@ -122,6 +133,14 @@ class Grouped:
         """Moments before the first update: zeros."""
         check_names("the optimiser's groups", self._names, params)
         return {f"{name}/{m}": p.new_zeros(p.shape) for name, p in params.items() for m in self.moments}
+
+    def skip(self, moments: Tensors) -> Tensors:
+        """Moments that know of one update less than there were steps."""
+        return {**moments, SKIPPED: moments.get(SKIPPED, torch.zeros((), dtype=torch.int64)) + 1}
+
+    def _updates(self, moments: Tensors, step: int) -> int:
+        """Updates before a step."""
+        return step - int(moments[SKIPPED]) if SKIPPED in moments else step
 
     def groups(self, step: int) -> Mapping[str, Group]:
         """Each parameter group with its learning rate at this step."""

@@ -68,7 +68,7 @@ class SGD(Grouped):
                     g = torch._foreach_add(g, p, alpha=o["weight_decay"])
                 if self.moments:
                     b, new_b = rest[0], rest[2]
-                    if step == 0:
+                    if self._updates(moments, step) == 0:
                         torch._foreach_copy_(new_b, g)
                     else:
                         torch._foreach_copy_(new_b, b)
@@ -85,12 +85,13 @@ class SGD(Grouped):
         """One step as if the gradient equalled its running mean; a copy where there is none to go by."""
         self._check(params, moments)
         new_params, new_moments = dict(params), dict(moments)
-        if step == 0 or not self.moments:
+        count = self._updates(moments, step)
+        if count == 0 or not self.moments:
             return new_params, new_moments
         for names, at in self._groups.values():
             o = at(step)
             ps, bs = [params[n] for n in names], [moments[f"{n}/momentum_buffer"] for n in names]
-            weight = _weight(step, o["momentum"], o["dampening"])  # b = weight * mean of g
+            weight = _weight(count, o["momentum"], o["dampening"])  # b = weight * mean of g
             grown = o["momentum"] + (1 - o["dampening"]) / weight  # b' = grown * b
             length = 1 / weight + o["momentum"] * grown if self.nesterov else grown
             new_ps, new_bs = like(ps), like(bs)

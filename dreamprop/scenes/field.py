@@ -55,6 +55,10 @@ class Field(Protocol):
         """Buffers of one state that enters a step with these parameters."""
         ...
 
+    def refreshes(self, step: int) -> bool:
+        """Whether `refresh` looks at the parameters that enter a step."""
+        ...
+
     def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:
         """Parameters and moments of one state at another resolution."""
         ...

@@ -124,10 +124,14 @@ class HashGrid:
 
     def refresh(self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator) -> Tensors:
         """Every few steps, the larger of the faded memory and the density at a random point of each cell."""
-        if step % self.every:
+        if not self.refreshes(step):
             return buffers
         now = self._peak(params, generator)
         return {**buffers, OCCUPANCY: torch.maximum(buffers[OCCUPANCY] * self.fade, now)}
+
+    def refreshes(self, step: int) -> bool:
+        """Every few steps."""
+        return step % self.every == 0
 
     @torch.no_grad()
     def _peak(self, params: Tensors, generator: torch.Generator) -> Tensor:

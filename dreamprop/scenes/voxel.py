@@ -87,6 +87,10 @@ class VoxelGrid:
         """There are no buffers."""
         return buffers
 
+    def refreshes(self, step: int) -> bool:
+        """Never."""
+        return False
+
     def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:
         """Parameters and moments of one state on a grid of other vertices, both interpolated."""
         return grow_params(params, resolution), grow_moments(moments, resolution)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dreamprop.rng import seeded
 from dreamprop.state import Drift, State, check_names
+from dreamprop.stepper import norm_of
 from dreamprop.threestudio.batches import Batches
 from dreamprop.threestudio.copies import copied
 from dreamprop.threestudio.parts import Carried
@@ -23,6 +24,8 @@ from dreamprop.threestudio.view import View
 
 OVERFLOW = "overflow"
 """In aux: whether a gradient of a scaled loss was not finite; such a step is not taken."""
+NORM = "norm"
+"""In aux: the norm of all gradients together, where they are clipped by it."""
 LOG = "log/"
 """In aux: what the system logged."""
 
@@ -126,6 +129,8 @@ class Replica:
         aux = {f"{LOG}{name}": value for name, value in logged.items()}
         if terms.scaling is not None:
             grads, aux[OVERFLOW] = _unscale(grads, state.buffers[SCALE])
+        if terms.by_norm:
+            aux[NORM] = norm_of(grads)
         after = self.read(state.buffers)[1]
         for name, value in after.items():
             aux[f"old/{name}"], aux[f"new/{name}"] = state.buffers[name], value

@@ -21,7 +21,7 @@ from dreamprop.stepper import Stepper, moved
 from dreamprop.threestudio.copies import frozen_networks, meeting_points
 from dreamprop.threestudio.meeting import Meeting
 from dreamprop.threestudio.parts import NUMBERS, TENSOR
-from dreamprop.threestudio.replica import LOG, OVERFLOW, Replica
+from dreamprop.threestudio.replica import LOG, NORM, OVERFLOW, Replica
 from dreamprop.threestudio.terms import SCALE, Terms, rescale, scaler_state
 from dreamprop.threestudio.view import View
 
@@ -124,7 +124,7 @@ class Threestudio:
             params, moments = state.params, state.moments
         else:
             params, moments = self.stepper.update(
-                state.params, state.moments, drift.grads, state.step, self.terms.clipper()
+                state.params, state.moments, drift.grads, state.step, self.terms.clipper(aux.get(NORM))
             )
         buffers = dict(state.buffers)
         for name, value in state.buffers.items():
@@ -145,6 +145,10 @@ class Threestudio:
     def groups(self, step: int) -> Mapping[str, Group]:
         """The optimiser's groups with their learning rates."""
         return self.stepper.groups(step)
+
+    def elementwise(self, step: int) -> bool:
+        """Whether the optimiser moves every element on its own, for states in pieces; else raises why not."""
+        return self.stepper.elementwise()
 
     def commit(self, state: State) -> None:
         """Put the system into a state, as if it had been trained up to it."""

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamprop.stepper import clip
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -42,18 +44,18 @@ class Terms:
     scaling: Scaling | None = None
     """The gradient scaler, for fp16."""
 
-    def clipper(self) -> Callable[[Sequence[Tensor]], None] | None:
-        """Clips gradients in place, over all parameters together."""
+    @property
+    def by_norm(self) -> bool:
+        """Whether a step needs the norm of all gradients together."""
+        return self.clip > 0 and self.clip_by != "value"
+
+    def clipper(self, norm: Tensor | None) -> Callable[[Sequence[Tensor]], None] | None:
+        """Clips gradients in place, by their norm over all parameters together where the terms ask for that."""
         if self.clip <= 0:
             return None
-
-        def clip(parameters: Sequence[Tensor]) -> None:
-            if self.clip_by == "value":
-                torch.nn.utils.clip_grad_value_(parameters, clip_value=self.clip)
-            else:
-                torch.nn.utils.clip_grad_norm_(parameters, self.clip)
-
-        return clip
+        if norm is not None:
+            return clip(self.clip, norm)
+        return lambda parameters: torch.nn.utils.clip_grad_value_(parameters, clip_value=self.clip)
 
 
 def terms_of(trainer: Any) -> Terms:

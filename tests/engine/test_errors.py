@@ -152,7 +152,10 @@ TOY = Toy(optimizer("SGD"))
             "aggregate must be one of median, mean",
         ),
         (lambda: dp.solve(TOY, 5, predictor="none"), "predictor must be one of momentum, hold, got 'none'"),
-        (lambda: dp.solve(TOY, 5, evaluator="gpu"), "evaluator must be one of serial, batched, got 'gpu'"),
+        (
+            lambda: dp.solve(TOY, 5, evaluator="gpu"),
+            "evaluator must be one of serial, batched, distributed, got 'gpu'",
+        ),
         (lambda: dp.solve(TOY, 5, evaluator="batched"), "must have drift_window, got Toy without it"),
         (lambda: dp.evaluate.batched(sub_batch=0), "sub_batch must be >= 1, got 0"),
         (

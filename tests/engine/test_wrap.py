@@ -67,11 +67,19 @@ def make(name: str, schedule: str) -> tuple[nn.Module, torch.optim.Optimizer, An
     return module, optimizer, SCHEDULERS[schedule](optimizer)
 
 
-def plain(module: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, steps: range) -> None:
+def plain(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    steps: range,
+    max_norm: float | None = None,
+) -> None:
     for step in steps:
         optimizer.zero_grad()
         with seeded(3, step, torch.device("cpu")):
             loss(module, step, generator(3, step, "loss")).backward()
+        if max_norm is not None:
+            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], max_norm)
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
@@ -167,3 +175,15 @@ def test_what_cannot_be_wrapped_is_told() -> None:
     state = process.init()
     with pytest.raises(ValueError, match="missing"):
         process.commit(dp.State({}, state.moments, state.buffers, 0))
+
+
+def test_clipping_by_the_norm_is_the_plain_loop() -> None:
+    user, ours = make("Adam", "cosine"), make("Adam", "cosine")
+    plain(*user, range(STEPS), max_norm=0.2)
+    process = dp.wrap(ours[0], loss, ours[1], seed=3, scheduler=ours[2], max_norm=0.2)
+    state = dp.solve(process, STEPS, 4, 0.0).state
+    assert all(torch.equal(state.params[n], p) for n, p in user[0].named_parameters() if p.requires_grad)
+    unclipped = dp.wrap(ours[0], loss, ours[1], seed=3, scheduler=ours[2])
+    assert not equal(dp.solve_sequential(unclipped, STEPS).state, state)
+    with pytest.raises(ValueError, match="max_norm must be > 0, got 0"):
+        dp.wrap(ours[0], loss, ours[1], max_norm=0)

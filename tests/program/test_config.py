@@ -26,9 +26,11 @@ Refused = Callable[[int], str]
         ("parallel=8", ["parallel must be a block", "window"]),
         ("parallel.error_rule=stepp", ["parallel.error_rule", "step, paper", "'stepp'"]),
         ("parallel.error_rule=exact", ["parallel.error_rule", "step, paper", "'exact'"]),
-        ("parallel.evaluator=distributed", ["parallel.evaluator", "batched, serial", "'distributed'"]),
-        ("parallel.layout=sharded", ["parallel.layout", "replicated", "'sharded'"]),
-        ("parallel.on_nonfinite=skip", ["parallel.on_nonfinite", "stop", "'skip'"]),
+        ("parallel.evaluator=gpu", ["parallel.evaluator", "batched, serial, distributed", "'gpu'"]),
+        ("parallel.layout=split", ["parallel.layout", "replicated, sharded", "'split'"]),
+        ("parallel.on_nonfinite=ignore", ["parallel.on_nonfinite", "stop, skip", "'ignore'"]),
+        ("parallel.timeout=0", ["parallel.timeout", "> 0 seconds"]),
+        ("checkpoint.train_time_interval=-1", ["checkpoint.train_time_interval", ">= 0 seconds"]),
         ("parallel.predictor=guess", ["parallel.predictor", "momentum, hold"]),
         ("parallel.aggregate=max", ["parallel.aggregate", "median, mean, middle"]),
         ("parallel.tolerance=-1", ["parallel.tolerance", ">= 0"]),
@@ -101,11 +103,12 @@ def test_wrong_flags_are_one_line(refused: Refused, arguments: list[str], words:
         assert word in line
 
 
-def test_more_than_one_process_is_refused(
+def test_several_processes_must_know_where_to_meet(
     cli: Cli, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert "got 8" in refused(cli("--train"))
+    line = refused(cli("--train"))
+    assert "WORLD_SIZE must come with RANK, MASTER_ADDR, MASTER_PORT, got 8" in line and "torchrun" in line
 
 
 @pytest.mark.parametrize("config", sorted(p.name for p in (REPOSITORY / "configs").glob("*.yaml")))

@@ -15,6 +15,7 @@ import pytest
 from dreamprop import checkpoint, files, folder
 from dreamprop.cli import main
 from dreamprop.config import InputError
+from dreamprop.window import Window
 
 Cli = Callable[..., int]
 Refused = Callable[[int], str]
@@ -51,11 +52,11 @@ def test_a_full_disk_while_saving_keeps_the_last_checkpoint(
 ) -> None:
     save, full = checkpoint.save, []
 
-    def saving(folder: Path, state: object, meta: dict) -> Path:
-        if state.step >= 25:  # type: ignore[attr-defined]
+    def saving(folder: Path, window: Window, meta: dict) -> Path:
+        if window.states[0].step >= 25:
             full.append(True)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return save(folder, state, meta)  # type: ignore[arg-type]
+        return save(folder, window, meta)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", saving)

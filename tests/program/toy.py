@@ -1,10 +1,13 @@
 """A process that takes no time, run by the real command line: `python tests/program/toy.py ARGUMENTS`.
 
 A ball whose radius and colour go towards the prompt's, with noise. Environment: TOY_SECONDS is what a drift
-takes, TOY_NAN the step at which it is not finite, TOY_EMPTY leaves the scene without matter.
+takes, TOY_NAN the step at which it is not finite, TOY_EMPTY leaves the scene without matter, TOY_BULK adds so many
+numbers, and TOY_RAISE=rank:step, TOY_STALL=rank:step and TOY_DIE=rank:step let a rank raise, hang or die at that
+step or a later one, unless the file TOY_ONCE says that it has.
 """
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -50,23 +53,31 @@ class Toy:
     def __init__(
         self, data: ToyData, system: ToySystem, *, seed: int = 0, max_steps: int, device: torch.device
     ) -> None:
-        self.seed, self.optimizer = seed, Adam([ParamGroup(("radius", "color"), 0.02)])
+        self.seed, self.bulk = seed, int(os.environ.get("TOY_BULK", "0"))
+        names = ("radius", "color", "bulk") if self.bulk else ("radius", "color")
+        self.optimizer = Adam([ParamGroup(names, 0.02)])
         self.seconds = float(os.environ.get("TOY_SECONDS", "0"))
         self.nan = int(os.environ.get("TOY_NAN", "-1"))
         self.density = 0.0 if "TOY_EMPTY" in os.environ else 50.0
 
     def init(self) -> dp.State:
         params = {"radius": torch.tensor([0.2]), "color": torch.full((3,), 0.5)}
+        if self.bulk:
+            params["bulk"] = torch.linspace(-1, 1, self.bulk)
         return dp.State(params, self.optimizer.init(params), {}, 0)
 
     def drift(self, state: dp.State) -> dp.Drift:
         time.sleep(self.seconds)
+        trouble(state.step)
         noise = 0.4 * torch.randn(4, generator=generator(self.seed, state.step))
         if state.step == self.nan:
             noise = noise * torch.nan
         red = torch.tensor([0.9, 0.1, 0.1])
         radius, color = state.params["radius"], state.params["color"]
-        return dp.Drift({"radius": radius - 0.5 + noise[:1], "color": color - red + noise[1:]})
+        grads = {"radius": radius - 0.5 + noise[:1], "color": color - red + noise[1:]}
+        if self.bulk:
+            grads["bulk"] = state.params["bulk"].sin() + noise.sum()
+        return dp.Drift(grads)
 
     def drift_window(self, states: Sequence[dp.State]) -> list[dp.Drift]:
         return [self.drift(state) for state in states]
@@ -82,6 +93,9 @@ class Toy:
     def groups(self, step: int) -> Mapping[str, dp.Group]:
         return self.optimizer.groups(step)
 
+    def elementwise(self, step: int) -> bool:
+        return True
+
     def density_and_color(self, state: dp.State, points: Tensor) -> tuple[Tensor, Tensor]:
         inside = torch.sigmoid((state.params["radius"] - points.norm(dim=-1)) * 30)
         return self.density * inside, state.params["color"].expand(len(points), 3)
@@ -93,6 +107,26 @@ class Toy:
         mask = torch.sigmoid((state.params["radius"] - (x * x + y * y).sqrt()) * 20)
         light = torch.linspace(0.5, 1, num_views)[:, None, None, None]
         return (mask * light * state.params["color"][:, None, None] + (1 - mask)).clamp(0, 1)
+
+
+def trouble(step: int) -> None:
+    """What a test has asked for."""
+    for name in ("TOY_RAISE", "TOY_STALL", "TOY_DIE"):
+        where = os.environ.get(name)
+        once = os.environ.get("TOY_ONCE", "")
+        if not where or (once and os.path.exists(once)):
+            continue
+        rank, first = where.split(":")
+        if os.environ.get("RANK", "0") != rank or step < int(first):
+            continue
+        if once:
+            with open(once, "w") as file:
+                file.write(str(time.time()))
+        if name == "TOY_RAISE":
+            raise RuntimeError("the toy broke")
+        if name == "TOY_STALL":
+            time.sleep(6)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def register() -> None:

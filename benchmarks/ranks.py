@@ -1,0 +1,121 @@
+"""Several processes on one machine against the sequential run with all threads: how much faster, and where time goes.
+
+    python benchmarks/ranks.py --ranks 2
+
+The main job ("a red torus") is solved in turns: step by step by the first process with the threads of all of them,
+while the others sleep; then by all of them, each with its share of the threads. Seconds are those of the rounds; the
+ratio is of the medians. Render, guidance and gradient are the parts of the drifts on the first process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from common import experiment, table
+
+import dreamprop as dp
+from dreamprop.build import make_process
+from dreamprop.ranks import Ranks, join
+
+ROWS = ("render", "guidance", "gradient", "exchange", "rollout", "guess", "error")
+
+
+def timed(function: Callable[..., Any], spent: Counter[str], name: str) -> Callable[..., Any]:
+    """A function that adds what it takes to a name."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*args, **options)
+        finally:
+            spent[name] += time.perf_counter() - began
+
+    return call
+
+
+def laps(stats: dp.Stats, spent: Counter[str], workers: int) -> dict[str, float]:
+    """Where the time of a run went; parts of a drift that threads took side by side count as one's."""
+    found = {name: spent[name] / workers for name in ("render", "guidance")}
+    found["gradient"] = stats.laps["drift"] - sum(found.values())
+    return found | {name: stats.laps.get(name, 0.0) for name in ROWS if name not in found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--layout", default="replicated")
+    parser.add_argument("--repeat", type=int, default=5)
+    args = parser.parse_args()
+    if "RANK" not in os.environ:  # started by hand: start the ranks
+        share = max(1, len(os.sched_getaffinity(0)) // args.ranks)
+        launch = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(args.ranks),
+        ]
+        environment = os.environ | {"OMP_NUM_THREADS": str(share)}
+        sys.exit(subprocess.run([*launch, __file__, *sys.argv[1:]], env=environment).returncode)
+    join(torch.device("cpu"))
+    ranks, threads = Ranks(), torch.get_num_threads()
+    chosen = experiment(args.scene, "a red torus")
+    process, parallel, steps = make_process(chosen), chosen.config.parallel, chosen.config.trainer.max_steps
+    spent: Counter[str] = Counter()
+    process._render = timed(process._render, spent, "render")
+    object.__setattr__(process.guidance, "gradient", timed(process.guidance.gradient, spent, "guidance"))
+    runs: dict[str, list[dict[str, float]]] = {"sequential": [], "parallel": []}
+    rounds = 0
+    for turn in range(args.repeat + 1):  # the first turn does not count
+        if ranks.rank == 0:
+            torch.set_num_threads(threads * ranks.size)
+            spent.clear()
+            stats = dp.solve_sequential(process, steps).stats
+            found = {"all": stats.wall_seconds} | laps(stats, spent, 1)
+            runs["sequential"] += [found] if turn else []
+            torch.set_num_threads(threads)
+        ranks.after_first(f"turn {turn}")
+        spent.clear()
+        evaluator = dp.evaluate.distributed(layout=args.layout)
+        ranks.any(False)
+        stats = dp.solve(process, steps, parallel.window, parallel.tolerance, evaluator=evaluator).stats
+        found = {"all": stats.wall_seconds} | laps(stats, spent, min(threads, parallel.window // ranks.size))
+        runs["parallel"] += [found] if turn else []
+        rounds = stats.num_rounds
+    if ranks.rank == 0:
+        taken = {
+            way: {name: median(run[name] for run in found) for name in found[0]}
+            for way, found in runs.items()
+        }
+        ways = [
+            f"sequential, {threads * ranks.size} threads",
+            f"{ranks.size} processes of {threads} thread(s)",
+        ]
+        print(
+            table(["seconds in", *ways], [[n, *(f"{taken[w][n]:.2f}" for w in runs)] for n in (*ROWS, "all")])
+        )
+        ratios = sorted(
+            s["all"] / p["all"] for s, p in zip(runs["sequential"], runs["parallel"], strict=True)
+        )
+        print(
+            f"\n{taken['sequential']['all'] / taken['parallel']['all']:.2f} times faster by the clock "
+            f"({ratios[0]:.2f} to {ratios[-1]:.2f} over {args.repeat} turns), {steps} steps in {rounds} rounds"
+        )
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What the processes of a run settle together: who does a thing alone, and what all of them must know."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from dreamprop import parcel
+from dreamprop.build import Experiment, device_of
+from dreamprop.config import InputError
+from dreamprop.ranks import Ranks, alone, join
+from dreamprop.state import State
+from dreamprop.window import Window
+
+T = TypeVar("T")
+PARTS = ("params", "moments", "buffers")
+
+
+def meet(experiment: Experiment) -> Ranks:
+    """Meet the other processes that `torchrun` started; by itself a process is a crew of one.
+
+    Raises:
+        InputError: the environment speaks of several processes but not of where they meet, or a device is wrong.
+    """
+    timeout = experiment.config.parallel.timeout
+    if not alone():
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            size = os.environ.get("WORLD_SIZE")
+            raise InputError(
+                f"WORLD_SIZE must come with {', '.join(missing)}, got {size} alone; start with torchrun"
+            )
+        try:
+            device = device_of(experiment.config.device)
+        except InputError as error:
+            raise InputError(f"rank {os.environ['RANK']}: {error}", own=True) from None
+        join(device, timeout)
+    return Ranks(timeout=timeout)
+
+
+def together(ranks: Ranks, do: Callable[[], T]) -> T:
+    """Do something on every rank; what the user is to be told about one of them, all of them raise.
+
+    Raises:
+        InputError: of the first rank that raised it, which it names unless it is the first of all.
+    """
+    done, told = None, None
+    try:
+        done = do()
+    except InputError as error:
+        told = str(error)
+    for rank, line in enumerate(ranks.tell(told)):
+        if line is not None:
+            raise InputError(f"rank {rank}: {line}" if rank else line)
+    return done  # type: ignore[return-value]
+
+
+def first_does(ranks: Ranks, do: Callable[[], T]) -> T | None:
+    """Do something on the first rank alone; what the user is to be told about it, all of them raise."""
+    return together(ranks, lambda: do() if ranks.rank == 0 else None)
+
+
+def share(ranks: Ranks, window: Window | None) -> Window | None:
+    """The window that the first rank has, on all of them; tensors on the CPU."""
+    form = ranks.tell(_describe(window) if window is not None and ranks.rank == 0 else None)[0]
+    if ranks.size == 1 or form is None:
+        return window
+    shapes = [
+        tensor for state in form["states"] for part in PARTS for tensor in parcel.shapes_of(state[part])
+    ]
+    mine = (
+        parcel.pack([t for s in window.states for t in _tensors(s)], torch.device("cpu")) if window else None
+    )
+    tensors = iter(parcel.unpack(ranks.broadcast(mine, parcel.size_of(shapes)), shapes))
+    states = []
+    for state in form["states"]:
+        params, moments, buffers = (
+            {name: next(tensors).clone() for name, *_ in state[part]} for part in PARTS
+        )
+        states.append(State(params, moments, buffers, state["step"]))
+    return Window(tuple(states), form["threshold"])
+
+
+@contextmanager
+def first_alone(ranks: Ranks, name: str) -> Iterator[bool]:
+    """A block for the first rank, with the threads of all that share its machine; the others wait behind it.
+
+    Yields:
+        Whether this is the first rank; the others should do nothing.
+    """
+    threads = torch.get_num_threads()
+    if ranks.rank == 0:
+        torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    yield ranks.rank == 0
+    torch.set_num_threads(threads)
+    ranks.after_first(name)
+
+
+def _describe(window: Window) -> dict[str, Any]:
+    states = [
+        {"step": s.step}
+        | {
+            part: [
+                [n, str(t.dtype).removeprefix("torch."), list(t.shape)] for n, t in getattr(s, part).items()
+            ]
+            for part in PARTS
+        }
+        for s in window.states
+    ]
+    return {"threshold": window.threshold, "states": states}
+
+
+def _tensors(state: State) -> list[Tensor]:
+    return [tensor for part in PARTS for tensor in getattr(state, part).values()]

@@ -1,0 +1,263 @@
+"""Evaluate the drifts of a window on all processes at the same time.
+
+SPMD on ``torch.distributed``: every rank runs the whole loop and evaluates its part of the window, and what it found
+goes to the others in one exchange a round. Batches are cut from the window before they are dealt out, so with the
+same ``sub_batch`` the result is bit for bit the same on any number of ranks.
+
+Legend: R ranks, W steps of the window, N elements of all parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dreamprop import memory, parcel
+from dreamprop.evaluate.batched import attempt_all, check_sub_batch, cut, halved
+from dreamprop.process import Process
+from dreamprop.ranks import PATIENCE, RankFailed, Ranks, join
+from dreamprop.shards import Plan, Shard, Sharded
+from dreamprop.state import Drift, State
+
+LAYOUTS = ("replicated", "sharded")
+FITS, TOO_LARGE, FAILED = range(3)
+Batches = list[tuple[int, int]]
+"""Slots of the window from and to, by batch."""
+
+
+class Distributed:
+    """The drifts of all states, each evaluated by one rank and known to all; see ``distributed``."""
+
+    def __init__(
+        self, group: dist.ProcessGroup | None, layout: str, sub_batch: int | None, timeout: float
+    ) -> None:
+        check_sub_batch(sub_batch)
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}; use replicated")
+        self.group, self.layout, self.sub_batch, self.timeout = group, layout, sub_batch, timeout
+        self.seconds = 0.0
+        """Spent on exchanges in the last call, waiting for slower ranks included."""
+        self._forms: dict[int, Any] = {}
+
+    def spread(self, process: Process, first: State) -> Process:
+        """The chain as it lies over the ranks; all ranks must ask together.
+
+        Raises:
+            ValueError: the ranks begin from different states, or the process does not suit the layout.
+        """
+        join(next(iter(first.params.values())).device, self.timeout)
+        self.ranks = Ranks(self.group, self.timeout)
+        told = self.ranks.tell([_digest(first), first.step, torch.get_num_threads()])
+        for what, values in zip(("state", "step", "number of threads"), zip(*told, strict=True), strict=True):
+            if len(set(values)) > 1:
+                raise ValueError(
+                    f"all ranks must begin with the same {what}, got {', '.join(map(str, values))}; seed what makes "
+                    "the state, or give evaluator=dp.evaluate.serial for a chain of its own on each rank"
+                )
+        return process if self.layout == "replicated" else Sharded(process, self.ranks)
+
+    def __call__(self, process: Process, states: Sequence[State]) -> list[Drift]:
+        """Evaluate this rank's part, and take what the others found."""
+        self.seconds, rank = 0.0, self.ranks.rank
+        chain = process.process if isinstance(process, Sharded) else process
+        while True:
+            dealt = deal(len(states), self.sub_batch, self.ranks.size)
+            slots = [[i for a, b in batches for i in range(a, b)] for batches in dealt]
+            with self._exchanging():
+                brought = dict(zip(slots[rank], self._bring(states, slots), strict=True))
+            drifts, failed = _try(chain, [[brought[i] for i in range(a, b)] for a, b in dealt[rank]])
+            if failed and self.ranks.size == 1:
+                raise failed
+            with self._exchanging():
+                forms = self._agree(drifts, failed, slots)
+                if forms is not None and drifts is not None:
+                    return self._share(states, drifts, forms, slots)
+            self.sub_batch = halved(max(b - a for batches in dealt for a, b in batches))
+
+    @contextmanager
+    def _exchanging(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
+
+    def _bring(self, states: Sequence[State], slots: list[list[int]]) -> list[State]:
+        """The whole states of this rank's slots: from "all steps, my parameters" to "my steps, all parameters"."""
+        rank = self.ranks.rank
+        if not isinstance(states[0], Shard):
+            return [states[i] for i in slots[rank]]
+        plan, params = states[0].plan, states[0].params
+        shapes = {n: shape for n, shape in plan.shapes if shape}  # what has no dimension is here already
+        device = next(iter(params.values())).device
+        out = [parcel.pack([states[i].params[n] for i in places for n in shapes], device) for places in slots]
+        forms = [
+            [(params[n].dtype, _length(plan, n, r)) for _ in slots[rank] for n in shapes]
+            for r in range(plan.ranks)
+        ]
+        come = self.ranks.all_to_all(out, [parcel.size_of(form) for form in forms])
+        parts = [iter(parcel.unpack(p, form)) for p, form in zip(come, forms, strict=True)]
+        brought = []
+        for i in slots[rank]:
+            whole = {n: torch.cat([next(part) for part in parts]).view(shapes[n]) for n in shapes}
+            named = {n: whole.get(n, p) for n, p in states[i].params.items()}
+            brought.append(State(named, {}, states[i].buffers, states[i].step))
+        return brought
+
+    def _agree(
+        self, drifts: list[Drift] | None, failed: BaseException | None, slots: list[list[int]]
+    ) -> list[list[Any]] | None:
+        """What the drifts of each rank look like; ``None`` where a batch was too large for some rank.
+
+        Raises:
+            RankFailed: a rank raised.
+        """
+        forms = [parcel.describe(drift) for drift in drifts or []]
+        keys = [_key(form) for form in forms]
+        status = FAILED if failed else TOO_LARGE if drifts is None else FITS
+        width = max(map(len, slots))
+        told = self.ranks.all_gather(torch.tensor([status, *keys, *[0] * (width - len(keys))]))
+        head = torch.stack(told).tolist()
+        if any(row[0] == FAILED for row in head):
+            texts = self.ranks.tell("".join(traceback.format_exception(failed)) if failed else "")
+            rank = next(r for r, row in enumerate(head) if row[0] == FAILED)
+            raise RankFailed(rank, texts[rank]) from failed
+        if any(row[0] == TOO_LARGE for row in head):
+            return None
+        seen = [row[1 : 1 + len(places)] for row, places in zip(head, slots, strict=True)]
+        if any(key not in self._forms for row in seen for key in row):
+            for row, described in zip(seen, self.ranks.tell(forms), strict=True):
+                self._forms.update(zip(row, described, strict=True))
+        return [[self._forms[key] for key in row] for row in seen]
+
+    def _share(
+        self, states: Sequence[State], drifts: list[Drift], forms: list[list[Any]], slots: list[list[int]]
+    ) -> list[Drift]:
+        """The drifts of all slots: whole, or from "my steps, all parameters" to "all steps, my parameters"."""
+        ranks = self.ranks
+        base = states[0]
+        plan = base.plan if isinstance(base, Shard) else None
+        device = next(iter(base.params.values())).device
+        if plan is None:
+            come = self._gather(parcel.pack([t for d in drifts for t in _tensors(d)], device), forms)
+        else:
+            out = [
+                parcel.pack([t for d in drifts for t in _tensors(d, plan, r)], device)
+                for r in range(ranks.size)
+            ]
+            come = ranks.all_to_all(out, [_size(row, plan, ranks.rank) for row in forms])
+        found: dict[int, Drift] = {}
+        for row, places, bytes_ in zip(forms, slots, come, strict=True):
+            tensors = iter(
+                parcel.unpack(bytes_[: _size(row, plan, ranks.rank)], _shapes(row, plan, ranks.rank))
+            )
+            for place, (grads, aux) in zip(places, row, strict=True):
+                found[place] = Drift(
+                    {n: next(tensors) for n, *_ in grads}, {n: next(tensors) for n, *_ in aux}
+                )
+        if plan is None:  # its own are here, without a copy
+            found.update(zip(slots[ranks.rank], drifts, strict=True))
+        return [found[i] for i in range(len(states))]
+
+    def _gather(self, mine: Tensor, forms: list[list[Any]]) -> list[Tensor]:
+        """The bytes of all ranks, of different lengths."""
+        longest = max(_size(row, None, 0) for row in forms)
+        padded = memory.empty(longest, mine.device)
+        padded[: mine.numel()] = mine
+        return self.ranks.all_gather(padded)
+
+
+def distributed(
+    group: dist.ProcessGroup | None = None,
+    *,
+    layout: str = "replicated",
+    sub_batch: int | None = None,
+    timeout: float = PATIENCE,
+) -> Distributed:
+    """Evaluate on all processes that ``torchrun`` started, each a part of the window in one batch.
+
+    Args:
+        group: of ``torch.distributed``; ``None``: all processes of the job, which meet if they have not yet (NCCL
+            between GPUs, gloo between CPUs).
+        layout: ``replicated``: every rank rolls out everything, and a round exchanges all drifts: a rank sends
+            (R - 1) W N / R numbers. ``sharded``: a rank keeps 1/R of parameters, moments and trajectory, and a
+            round exchanges parts of states and of drifts: 2 (R - 1) W N / R^2 numbers. The results are the same.
+        sub_batch: most states in one batch; ``None``: all of a rank's part. Given, the result does not depend on
+            the number of ranks to the last bit.
+        timeout: seconds that a rank may be silent before it is named and the run ends.
+
+    Returns:
+        An evaluator for ``solve``, which every rank must call with the same arguments.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    return Distributed(group, layout, sub_batch, timeout)
+
+
+def deal(count: int, sub_batch: int | None, ranks: int) -> list[Batches]:
+    """The batches of each rank: even parts of the window; with ``sub_batch`` the same batches for any R."""
+    if sub_batch is None:
+        ends = [count * r // ranks for r in range(ranks + 1)]
+        return [[(a, b)] if b > a else [] for a, b in pairwise(ends)]
+    batches = cut(count, sub_batch)
+    ends = [len(batches) * r // ranks for r in range(ranks + 1)]
+    return [batches[a:b] for a, b in pairwise(ends)]
+
+
+def _try(
+    process: Process, batches: Sequence[Sequence[State]]
+) -> tuple[list[Drift] | None, BaseException | None]:
+    """The drifts, ``None`` where they do not fit in memory; and what was raised, for all ranks to hear."""
+    try:
+        return attempt_all(process, batches), None
+    except Exception as error:
+        return None, error
+
+
+def _tensors(drift: Drift, plan: Plan | None = None, rank: int = 0) -> list[Tensor]:
+    """What a rank is to have of a drift."""
+    grads = [plan.part(n, g, rank) if plan else g for n, g in drift.grads.items()]
+    return [*grads, *drift.aux.values()]
+
+
+def _shapes(row: list[Any], plan: Plan | None, rank: int) -> list[tuple[torch.dtype, Sequence[int]]]:
+    """Types and shapes of what a rank is to have of the drifts of a row."""
+    shapes: list[tuple[torch.dtype, Sequence[int]]] = []
+    for grads, aux in row:
+        for (name, *_), (dtype, shape) in zip(grads, parcel.shapes_of(grads), strict=True):
+            shapes.append((dtype, _length(plan, name, rank) if plan and shape else shape))
+        shapes += parcel.shapes_of(aux)
+    return shapes
+
+
+def _size(row: list[Any], plan: Plan | None, rank: int) -> int:
+    return parcel.size_of(_shapes(row, plan, rank))
+
+
+def _length(plan: Plan, name: str, rank: int) -> tuple[int]:
+    a, b = plan.spans[name][rank]
+    return (b - a,)
+
+
+def _key(form: Any) -> int:
+    """63 bits that stand for a description."""
+    return int.from_bytes(hashlib.sha256(json.dumps(form).encode()).digest()[:8], "big") >> 1
+
+
+def _digest(state: State) -> str:
+    """A short name for the values of a state."""
+    digest = hashlib.sha256()
+    for part in (state.params, state.moments, state.buffers):
+        for name, tensor in part.items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
+    return digest.hexdigest()[:12]

@@ -1,0 +1,88 @@
+"""Solve every case on 1, 2, 3 and 4 processes: ``python fleet.py FOLDER`` leaves each rank's result there.
+
+One process imports everything and forks the ranks, which then meet over gloo as those of ``torchrun`` do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import dreamprop as dp
+from dreamprop import blocks
+from dreamprop.evaluate.distributed import _digest
+from dreamprop.ranks import join
+from tests.distributed.cases import CASES, WAYS
+
+RANKS = (1, 2, 3, 4)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def told(solution: dp.Solution) -> list[str]:
+    """A result in short: names, types, shapes and every bit of the state, and what the rounds did."""
+    return [_digest(solution.state), str(solution.stats.strides), str(solution.stats.errors)]
+
+
+def work(folder: Path, made: dict[str, dp.Process]) -> None:
+    """What one rank does."""
+    join(torch.device("cpu"), timeout=60)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    results = {}
+    for name, (make, steps, arguments, sub_batch) in CASES.items():
+        blocks.PIECE = piece(name)
+        for way in WAYS:
+            evaluator = dp.evaluate.distributed(layout=way, sub_batch=sub_batch, timeout=60)
+            process = made.get(name) or make()
+            results[f"{name}/{way}"] = told(dp.solve(process, steps, evaluator=evaluator, **arguments))
+    (folder / f"{size}-{rank}.json").write_text(json.dumps(results))
+
+
+def piece(name: str) -> int:
+    """Elements that are never cut apart: few, so that small chains are cut."""
+    return 1 << 13 if "grid" in name else 64
+
+
+def main(folder: Path) -> int:
+    torch.set_num_threads(1)
+    made = {name: case[0]() for name, case in CASES.items() if "grid" in name}  # their model is loaded once
+    failed = 0
+    for size in RANKS:
+        port, children = free_port(), []
+        for rank in range(size):
+            if child := os.fork():
+                children.append(child)
+                continue
+            os.environ |= {
+                "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            }  # fmt: skip
+            status = 1
+            try:
+                work(folder, made)
+                dist.destroy_process_group() if dist.is_initialized() else None
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        failed += sum(os.waitpid(child, 0)[1] != 0 for child in children)
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
