@@ -144,7 +144,7 @@ def run(arguments: Sequence[str]) -> int:
         from dreamprop.export import export
 
         return export(experiment, given.resume) if _rank() == 0 else 0
-    ranks = crew.meet(experiment)
+    ranks = crew.meet(experiment.config.device, experiment.config.parallel.timeout)
     if given.compare:
         from dreamprop.compare import compare
 
@@ -179,9 +179,9 @@ def _leave(status: int) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-        import torch.distributed
+        from dreamprop.ranks import part
 
-        torch.distributed.destroy_process_group()
+        part()
     return status
 
 

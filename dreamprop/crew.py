@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dreamprop import parcel
-from dreamprop.build import Experiment, device_of
+from dreamprop.build import device_of
 from dreamprop.config import InputError
-from dreamprop.ranks import Ranks, alone, join
+from dreamprop.ranks import PATIENCE, Ranks, alone, join
 from dreamprop.state import State
 from dreamprop.window import Window
 
@@ -19,13 +19,16 @@ T = TypeVar("T")
 PARTS = ("params", "moments", "buffers")
 
 
-def meet(experiment: Experiment) -> Ranks:
+def meet(device: str, timeout: float = PATIENCE) -> Ranks:
     """Meet the other processes that `torchrun` started; by itself a process is a crew of one.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`; each process takes its own.
+        timeout: seconds that a process may be silent.
 
     Raises:
         InputError: the environment speaks of several processes but not of where they meet, or a device is wrong.
     """
-    timeout = experiment.config.parallel.timeout
     if not alone():
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
@@ -34,10 +37,10 @@ def meet(experiment: Experiment) -> Ranks:
                 f"WORLD_SIZE must come with {', '.join(missing)}, got {size} alone; start with torchrun"
             )
         try:
-            device = device_of(experiment.config.device)
+            own = device_of(device)
         except InputError as error:
             raise InputError(f"rank {os.environ['RANK']}: {error}", own=True) from None
-        join(device, timeout)
+        join(own, timeout)
     return Ranks(timeout=timeout)
 
 

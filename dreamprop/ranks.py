@@ -216,6 +216,12 @@ def join(device: torch.device, timeout: float = PATIENCE) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=longest)
 
 
+def part() -> None:
+    """Part from the other processes; what is done from here on is done alone."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @cache
 def _between_cpus(
     group: dist.ProcessGroup | None, world: dist.ProcessGroup | None

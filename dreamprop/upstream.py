@@ -12,24 +12,26 @@ import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import OmegaConf
 
 import dreamprop as dp
 from dreamprop import config as configs
-from dreamprop import files
+from dreamprop import crew, files
 from dreamprop.build import device_of
 from dreamprop.config import InputError
 from dreamprop.interrupt import Guard, Interrupted
-from dreamprop.process import NonFiniteDrift
 from dreamprop.progress import Bar
+from dreamprop.ranks import RankFailed, Ranks, part
 from dreamprop.roundlog import RoundLog
+from dreamprop.run import STOPS
 from dreamprop.settings import ParallelConfig
+from dreamprop.shards import WHOLE
 from dreamprop.solution import Round
 from dreamprop.state import State
 from dreamprop.summary import versions
@@ -40,6 +42,7 @@ from dreamprop.threestudio.fit import solved
 from dreamprop.threestudio.purity import check
 from dreamprop.threestudio.system import Threestudio
 
+T = TypeVar("T")
 VERBS = ("train", "validate", "test", "export")
 STAGES = ("validation", "test", "predict")
 
@@ -59,22 +62,31 @@ def launch(given: Namespace) -> int:
     verb = next((verb for verb in VERBS if getattr(given, verb)), None)
     if verb is None:
         raise InputError("--compare is not for threestudio's systems; use --train, and --train --baseline")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise InputError("a threestudio system runs in one process, got several; run without torchrun")
+    ranks = crew.meet(given.device or ("auto" if given.gpu is None else f"cuda:{given.gpu}"))
+    if ranks.size > 1 and (verb != "train" or given.baseline):
+        raise InputError(
+            f"{ranks.size} processes share a --train alone; start anything else without torchrun"
+        )
     arguments = [*given.overrides, *([f"resume={given.resume}"] if given.resume else [])]
     device = _device(given)
     root = given.threestudio
     config = given.config.resolve()
     with _theirs():
-        report = install(root, device)
-        print("\n".join(report.lines()))
+        report = crew.together(ranks, lambda: _given(lambda: install(root, device)))
+        if ranks.rank == 0:
+            print("\n".join(report.lines()))
         arguments = _paths(arguments)
         if root is not None:
             os.chdir(root)  # load/, custom/ and outputs/ are where threestudio's users have them
         build.extensions(Path("custom"))
-        read = build.read(config, arguments)
+        read = build.read(config, arguments, n_gpus=ranks.size)
     parallel = configs.build(ParallelConfig, configs.merge(ParallelConfig, [read.parallel]))
-    return Run(config, read.studio, parallel, device, given).do(verb)
+    if ranks.size > 1 and parallel.evaluator not in (None, "distributed"):
+        raise InputError(
+            f"parallel.evaluator must be distributed with {ranks.size} processes, got {parallel.evaluator}; drop it"
+        )
+    ranks = Ranks(timeout=parallel.timeout)
+    return Run(config, read.studio, parallel, device, given, ranks).do(verb)
 
 
 class Run:
@@ -86,20 +98,29 @@ class Run:
         parallel: how the chain is solved.
         device: where.
         given: the command line.
+        ranks: the processes that share the windows; the first one writes, prints, validates and tests.
     """
 
     def __init__(
-        self, path: Path, studio: Any, parallel: ParallelConfig, device: torch.device, given: Namespace
+        self,
+        path: Path,
+        studio: Any,
+        parallel: ParallelConfig,
+        device: torch.device,
+        given: Namespace,
+        ranks: Ranks,
     ) -> None:
+        self.ranks, self.lead = ranks, ranks.rank == 0
         self.path, self.studio, self.parallel = path, studio, parallel
         self.device, self.sequential = device, bool(given.baseline)
         self.place = Path(studio.trial_dir)
         self._begun = False
+        self._log: RoundLog | None = None
 
     def do(self, verb: str) -> int:
         """Train, validate, test or export."""
         with _theirs():
-            data, system = build.make(self.studio)
+            data, system = crew.together(self.ranks, lambda: _given(lambda: build.make(self.studio)))
             trainer = self._trainer(system, training=verb == "train")
         if verb == "train":
             return self._train(trainer, system, data)
@@ -118,19 +139,29 @@ class Run:
         return 0
 
     def _train(self, trainer: Any, system: Any, data: Any) -> int:
-        self.place.mkdir(parents=True, exist_ok=True)
-        (self.place / "cmd.txt").write_text("python " + " ".join(sys.argv) + "\n")
-        print(f"writing to {self.place}")
-        solved(trainer, system, int(self.studio.seed), self._solve, self._ready)
+        if self.lead:
+            self.place.mkdir(parents=True, exist_ok=True)
+            (self.place / "cmd.txt").write_text("python " + " ".join(sys.argv) + "\n")
+            print(f"writing to {self.place}")
+        seed = int(self.studio.seed)
+        solved(trainer, system, seed, self._solve, self._ready, lambda step: int(self.ranks.tell(step)[0]))
         try:
             with Guard(), _theirs(lambda: self._begun):
                 trainer.fit(system, datamodule=data, ckpt_path=self.studio.resume)
-        except (Interrupted, NonFiniteDrift) as stop:
-            self._log.__exit__(None, None, None)
+        except STOPS as stop:
+            if not self.lead:
+                return 1
+            if isinstance(stop, RankFailed):
+                print(stop.told, file=sys.stderr)
+            if self._log is not None:
+                self._log.__exit__(None, None, None)
             kept = self.place / "ckpts" / f"stopped-step={trainer.global_step}.ckpt"
             trainer.save_checkpoint(kept)
             print(f"{stop}\nsaved {kept}; go on with:\n  --train resume={kept}", file=sys.stderr)
             return 1
+        part()  # Lightning would wait for the others in everything that the first process now does alone
+        if self._log is None:
+            return 0
         self._log.__exit__(None, None, None)
         files.write_json(self.place / "summary.json", self._summary(trainer.global_step))
         trainer.test(system, datamodule=data)
@@ -139,11 +170,12 @@ class Run:
     def _ready(self, process: Threestudio, state: State) -> None:
         """Before the first step: whether the system is a chain at all."""
         found = check(process, state)
-        print(found.line())
+        if self.lead:
+            print(found.line())
         if not found.pure:
             raise InputError(found.line())
         self._begun = True
-        self._log = RoundLog(self.place, state.step)
+        self._log = RoundLog(self.place, state.step) if self.lead else None
 
     def _solve(
         self, process: Threestudio, state: State, target: int, accept: Callable[[State], None]
@@ -152,23 +184,32 @@ class Run:
 
         def after(round: Round) -> None:
             with guard.hold():
-                accept(round.state)
-                self._log.add(round)
-                bar.show(round)
+                (stop,) = self.ranks.any(guard.asked is not None)
+                if stop or round.parts is WHOLE:
+                    accept(round.state)
                 self._tell(process, round.step)
+                if self._log is not None and bar is not None:
+                    self._log.add(round)
+                    bar.show(round)
+                if stop:
+                    raise Interrupted(guard.asked)
 
+        shown = Bar(label, state.step, target, rounds=len(self._log.rows)) if self._log else nullcontext()
         # Lightning takes SIGTERM for itself, and would look at it only when this returns
-        with Guard() as guard, Bar(label, state.step, target, rounds=len(self._log.rows)) as bar:
+        with Guard(together=self.ranks.size > 1) as guard, shown as bar:
             if self.sequential:
-                return dp.solve_sequential(process, target, state=state, callback=after).state
-            options = solve_options(self.parallel)
+                skip = self.parallel.on_nonfinite
+                return dp.solve_sequential(
+                    process, target, on_nonfinite=skip, state=state, callback=after
+                ).state
+            options = solve_options(self.parallel, self.ranks)
             return dp.solve(process, target, state=state, callback=after, **options).state
 
     def _tell(self, process: Threestudio, step: int) -> None:
         """What the accepted steps logged, to the trainer's loggers."""
         every = int(self.studio.trainer.get("log_every_n_steps", 50))
         for t, metrics in process.take_log(step):
-            if metrics and (t + 1) % every == 0:
+            if self.lead and metrics and (t + 1) % every == 0:
                 for logger in self._loggers:
                     logger.log_metrics({**metrics, **process.stepper.rates(t), "epoch": 0}, step=t)
 
@@ -178,7 +219,7 @@ class Run:
         callbacks: list[Any] = []
         self._loggers: list[Any] = []
         options = dict(self.studio.trainer)
-        if training:
+        if training and self.lead:
             own: Any = importlib.import_module("threestudio.utils.callbacks")
             place = str(self.place)
             callbacks = [
@@ -194,11 +235,15 @@ class Run:
             if _has("tensorboard"):
                 os.makedirs(os.path.join(place, "tb_logs"), exist_ok=True)
                 self._loggers.insert(0, lightning.loggers.TensorBoardLogger(place, name="tb_logs"))
+        if training:
             options["enable_progress_bar"] = False  # the bar is of rounds
+        if not self.lead:
+            callbacks, self._loggers = [], []
+            options |= {"enable_checkpointing": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
         cuda = self.device.type == "cuda"
         return lightning.Trainer(
             callbacks=callbacks,
-            logger=self._loggers,
+            logger=self._loggers if self.lead else False,
             inference_mode=False,
             accelerator="gpu" if cuda else "cpu",
             devices=[self.device.index or 0] if cuda else 1,
@@ -206,6 +251,7 @@ class Run:
         )
 
     def _summary(self, step: int) -> dict[str, Any]:
+        assert self._log is not None
         rounds = len(self._log.rows)
         return {
             "prompt": OmegaConf.select(self.studio, "system.prompt_processor.prompt", default=""),
@@ -216,6 +262,9 @@ class Run:
             "speedup_rounds": step / rounds if rounds else 1.0,
             "wall_seconds": self._log.wall_seconds,
             "seconds_per_step": self._log.wall_seconds / max(step, 1),
+            "world_size": self.ranks.size,
+            "skipped": self._log.skipped,
+            "seconds": self._log.laps,
             "parallel": {"window": 1} if self.sequential else asdict(self.parallel),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "seed": int(self.studio.seed),
@@ -224,15 +273,37 @@ class Run:
         }
 
 
-def solve_options(parallel: ParallelConfig) -> dict[str, Any]:
+def solve_options(parallel: ParallelConfig, ranks: Ranks) -> dict[str, Any]:
     """The block `parallel` as keyword arguments of `dreamprop.solve`."""
-    names = ("window", "tolerance", "error_rule", "threshold", "decay", "aggregate", "predictor")
+    names = (
+        "window",
+        "tolerance",
+        "error_rule",
+        "threshold",
+        "decay",
+        "aggregate",
+        "predictor",
+        "on_nonfinite",
+    )
     options = {name: getattr(parallel, name) for name in names}
-    if parallel.evaluator == "batched" or (parallel.evaluator is None and parallel.sub_batch):
+    if ranks.size > 1:
+        exact = parallel.error_rule == "step" and parallel.tolerance == 0
+        options["evaluator"] = dp.evaluate.distributed(
+            layout=parallel.layout,
+            sub_batch=parallel.sub_batch or (1 if exact else None),
+            timeout=parallel.timeout,
+        )
+    elif parallel.evaluator == "batched" or (parallel.evaluator is None and parallel.sub_batch):
         options["evaluator"] = dp.evaluate.batched(sub_batch=parallel.sub_batch)
     elif parallel.evaluator:
         options["evaluator"] = parallel.evaluator
     return options
+
+
+def _given(do: Callable[[], T]) -> T:
+    """Do something; what threestudio refuses in it becomes what the user is told."""
+    with _theirs():
+        return do()
 
 
 @contextmanager

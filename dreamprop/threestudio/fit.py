@@ -24,7 +24,12 @@ Solve = Callable[[Threestudio, State, int, Callable[[State], None]], State]
 
 
 def solved(
-    trainer: Any, system: Any, seed: int, solve: Solve, ready: Callable[[Threestudio, State], None]
+    trainer: Any,
+    system: Any,
+    seed: int,
+    solve: Solve,
+    ready: Callable[[Threestudio, State], None],
+    agree: Callable[[int], int] = int,
 ) -> None:
     """Make the ``fit`` of a trainer solve the chain of a system.
 
@@ -34,6 +39,7 @@ def solved(
         seed: of the draws.
         solve: runs the chain.
         ready: called once, before the first step; what it raises ends the run.
+        agree: makes of the step at which this trainer has something to do the one at which all processes stop.
 
     Raises:
         ValueError: the trainer is to stop at something else than a number of steps.
@@ -65,7 +71,7 @@ def solved(
                 self.reached = state
 
             try:
-                self.reached = solve(process, self.reached, _next(trainer, begun), accept)
+                self.reached = solve(process, self.reached, agree(_next(trainer, begun)), accept)
             finally:  # an interrupted run is left at the last step that was accepted
                 self.arrive(self.reached.step - begun)
             last = trainer.accumulate_grad_batches * self.reached.step - 1

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from dreamprop.cli import main
 from dreamprop.threestudio import build
@@ -69,10 +70,14 @@ def checkout(folder: Path) -> Path:
     return made
 
 
-def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def launch(folder: Path, *arguments: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     return subprocess.run(
-        [sys.executable, str(LAUNCH), "--threestudio", str(checkout(folder)), *arguments],
+        [
+            *(sys.executable, *(several if ranks > 1 else ())),
+            *(str(LAUNCH), "--threestudio", str(checkout(folder)), *arguments),
+        ],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -147,3 +152,31 @@ def test_what_is_refused_there_is_refused_here(wrong: str, words: str, folder: P
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and words in told[0]
     assert "Traceback" not in done.stderr
+
+
+@upstream.needs_checkout
+@pytest.mark.parametrize("layout", ["replicated", "sharded"])
+def test_two_processes_share_a_run(folder: Path, layout: str) -> None:
+    """The first one writes what one alone would have written."""
+    pytest.importorskip("imageio_ffmpeg", reason="threestudio's videos need imageio-ffmpeg")
+    more = ("trainer.max_steps=8", "trainer.val_check_interval=4", "trainer.gradient_clip_val=0.01")
+    for ranks in (1, 2):
+        options = small(folder, f"tag={layout}{ranks}", *more)
+        solved = (
+            "parallel.window=4",
+            "parallel.evaluator=null",
+            f"parallel.layout={layout}",
+            "parallel.sub_batch=1",
+        )
+        done = launch(folder, *options, "--train", *solved, ranks=ranks)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("a step is a function of its state") == 1
+        assert done.stdout.count("writing to") == 1
+    place = folder / "outputs" / "dreamfusion-sd"
+    one, two = (
+        torch.load(place / f"{layout}{ranks}" / "ckpts" / "last.ckpt", weights_only=True) for ranks in (1, 2)
+    )
+    assert one["state_dict"].keys() == two["state_dict"].keys()
+    assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
+    assert json.loads((place / f"{layout}2" / "summary.json").read_text())["world_size"] == 2
+    assert (place / f"{layout}2" / "save" / "it8-test.mp4").is_file()
