@@ -36,6 +36,8 @@ def run(code: str, *arguments: str, cwd: Path) -> Any:
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
     )
+    if "packages that are not installed" in done.stderr:
+        pytest.skip("the extra threestudio is not installed")
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 
