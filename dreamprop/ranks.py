@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -26,9 +25,13 @@ from dreamprop import memory
 
 PATIENCE = 600.0
 """Seconds to wait for another rank."""
+QUICK, SLOW = 2e-5, 2e-3
+"""Seconds between two looks at whether something has come: by how much longer each time, and the longest."""
 SLACK = 120.0
 """Seconds that PyTorch waits longer than we do, so that ours is the message."""
 _instances = count()
+met = False
+"""Whether this process has met others."""
 
 
 class RankFailed(RuntimeError):
@@ -165,9 +168,12 @@ class Ranks:
             self._arrivals += 1
             store = _store()
             store.set(f"{self._key}/{self.rank}", str(self._arrivals))
-            done = threading.Event()
-            work.get_future().add_done_callback(lambda _: done.set())
-            if not done.wait(self.timeout):
+            # looked at again and again: only so are signals heard, and no thread of another library touches Python
+            deadline, pause = time.monotonic() + self.timeout, 0.0
+            while not work.is_completed() and time.monotonic() < deadline:
+                time.sleep(pause)
+                pause = min(pause + QUICK, SLOW)
+            if not work.is_completed():
                 raise RankLost(
                     self._silent(),
                     f"must answer within {self.timeout:g} s, got nothing; see what it does, or raise the timeout",
@@ -203,7 +209,11 @@ def join(device: torch.device, timeout: float = PATIENCE) -> None:
         device: whose memory holds the tensors: NCCL between GPUs, gloo between CPUs.
         timeout: seconds that a rank may be silent.
     """
-    if alone() or dist.is_initialized():
+    global met
+    if alone():
+        return
+    met = True
+    if dist.is_initialized():
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
