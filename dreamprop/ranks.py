@@ -15,6 +15,7 @@ from datetime import timedelta
 from functools import cache
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -29,6 +30,8 @@ QUICK, SLOW = 2e-5, 2e-3
 """Seconds between two looks at whether something has come: by how much longer each time, and the longest."""
 SLACK = 120.0
 """Seconds that PyTorch waits longer than we do, so that ours is the message."""
+GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""One tensor in, one out: PyTorch copies lists of them twice. Its name since PyTorch 2.13, or the one before."""
 _instances = count()
 met = False
 """Whether this process has met others."""
@@ -90,9 +93,10 @@ class Ranks:
             return [block]
         self.sent += block.numel() * block.element_size() * (self.size - 1)
         room = memory.empty(self.size * block.numel() * block.element_size(), block.device)
-        blocks = list(room.view(block.dtype).view(self.size, *block.shape).unbind(0))
-        self._finish(dist.all_gather(blocks, block, self._of(block), async_op=True), block)
-        return blocks
+        blocks = room.view(block.dtype).view(self.size, *block.shape)
+        flat = blocks.view(-1)
+        self._finish(GATHER(flat, block.reshape(-1), group=self._of(block), async_op=True), block)
+        return list(blocks.unbind(0))
 
     def all_to_all(self, blocks: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
         """Give each rank its block of bytes and take those meant for this one.
@@ -220,15 +224,40 @@ def join(device: torch.device, timeout: float = PATIENCE) -> None:
         torch.cuda.set_device(device)
     longest = timedelta(seconds=timeout + SLACK)
     store, rank, size = next(rendezvous("env://", timeout=longest))
-    # the launcher keeps its store when it starts processes again, with the addresses of the dead ones in it
-    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"dreamprop/{again}/{size}", store)
+    # the launcher keeps its store when it starts processes again, with the addresses of the dead ones in it; its count
+    # of restarts is no name for a meeting, since each node counts for itself
+    store = dist.PrefixStore(f"dreamprop/{_meeting(store, rank, size, longest)}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=longest)
+
+
+def _meeting(store: dist.Store, rank: int, size: int, longest: timedelta) -> str:
+    """A name for this meeting that all of its ranks share and no earlier one had: the first rank's, given to each."""
+    name = uuid4().hex
+    if rank:
+        store.set(f"dreamprop/hello/{rank}", name)
+        store.wait([f"dreamprop/welcome/{name}"], longest)
+        found = store.get(f"dreamprop/welcome/{name}").decode()
+        store.set(f"dreamprop/here/{found}/{rank}", "here")
+        return found
+    greeted: dict[int, str] = {}
+    end = time.monotonic() + longest.total_seconds()
+    while missing := [r for r in range(1, size) if not store.check([f"dreamprop/here/{name}/{r}"])]:
+        for other in missing:
+            key = f"dreamprop/hello/{other}"
+            hello = store.get(key).decode() if store.check([key]) else None
+            if hello is not None and hello != greeted.get(other):  # that of a dead one may lie there first
+                store.set(f"dreamprop/welcome/{hello}", name)
+                greeted[other] = hello
+        if time.monotonic() > end:
+            raise RankLost(missing, f"must arrive within {longest.total_seconds():g} s, got nothing")
+        time.sleep(0.01)
+    return name
 
 
 def part() -> None:
     """Part from the other processes; what is done from here on is done alone."""
     if dist.is_available() and dist.is_initialized():
+        _between_cpus.cache_clear()
         dist.destroy_process_group()
 
 

@@ -169,6 +169,8 @@ class Distributed:
 
     def _gather(self, mine: Tensor, forms: list[list[Any]]) -> list[Tensor]:
         """The bytes of all ranks, of different lengths."""
+        if mine.device.type == "cpu":  # several times faster over gloo than its all-gather is
+            return self.ranks.all_to_all([mine] * self.ranks.size, [_size(row, None, 0) for row in forms])
         longest = max(_size(row, None, 0) for row in forms)
         padded = memory.empty(longest, mine.device)
         padded[: mine.numel()] = mine
