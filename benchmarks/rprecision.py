@@ -21,7 +21,8 @@ from common import ROOT, Results, experiment, judged, prompts, table, views
 
 import dreamprop as dp
 from dreamprop.build import make_process
-from dreamprop.evolve import solve_options
+from dreamprop.parallel import solve_options
+from dreamprop.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def measure(args: argparse.Namespace, results: Results, setting: Setting, prompt
     process, steps = make_process(ex), ex.config.trainer.max_steps
     began = time.perf_counter()
     if setting.accelerated:
-        solution = dp.solve(process, steps, **solve_options(process, ex))
+        solution = dp.solve(process, steps, **solve_options(process, ex.config.parallel, Ranks()))
     else:
         solution = dp.solve_sequential(process, steps)
     seconds = time.perf_counter() - began

@@ -9,9 +9,10 @@ from typing import Any
 import dreamprop as dp
 from dreamprop import crew, files, report, resume
 from dreamprop.build import Experiment, make_process, retag
-from dreamprop.evolve import check, evolve, solve_options
+from dreamprop.evolve import evolve
 from dreamprop.interrupt import Guard
 from dreamprop.metrics import psnr_db, ssim
+from dreamprop.parallel import check, solve_options
 from dreamprop.ranks import RankFailed, Ranks
 from dreamprop.roundlog import RoundLog
 from dreamprop.run import STOPS, open_folder
@@ -51,7 +52,7 @@ def compare(experiment: Experiment, ranks: Ranks) -> int:
     """
     seed, lead = experiment.config.seed, ranks.rank == 0
     process = crew.together(ranks, lambda: make_process(experiment))
-    check(process, experiment, ranks)
+    check(process, experiment.config.parallel, ranks)
     other = copy.copy(process)  # the same model and scene, with noise of another seed
     other.seed = seed + 1
     opened = crew.first_does(ranks, lambda: open_folder(experiment))
@@ -109,7 +110,9 @@ def warm_up(process: Any, experiment: Experiment, first: State, ranks: Ranks) ->
         if mine:
             dp.solve_sequential(process, first.step + 1, state=first)
     window = min(experiment.config.parallel.window, steps)
-    dp.solve(process, first.step + window, state=first, **solve_options(process, experiment, ranks))
+    dp.solve(
+        process, first.step + window, state=first, **solve_options(process, experiment.config.parallel, ranks)
+    )
 
 
 def write_report(

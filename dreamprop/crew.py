@@ -104,14 +104,7 @@ def first_alone(ranks: Ranks, name: str) -> Iterator[bool]:
 
 def _describe(window: Window) -> dict[str, Any]:
     states = [
-        {"step": s.step}
-        | {
-            part: [
-                [n, str(t.dtype).removeprefix("torch."), list(t.shape)] for n, t in getattr(s, part).items()
-            ]
-            for part in PARTS
-        }
-        for s in window.states
+        {"step": s.step} | {part: parcel.form_of(getattr(s, part)) for part in PARTS} for s in window.states
     ]
     return {"threshold": window.threshold, "states": states}
 

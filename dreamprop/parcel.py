@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,10 +42,12 @@ def size_of(shapes: Sequence[tuple[torch.dtype, Sequence[int]]]) -> int:
 
 def describe(drift: Drift) -> list[list[list[Any]]]:
     """Names, types and shapes of a drift, as JSON."""
-    return [
-        [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in part.items()]
-        for part in (drift.grads, drift.aux)
-    ]
+    return [form_of(drift.grads), form_of(drift.aux)]
+
+
+def form_of(named: Mapping[str, Tensor]) -> list[list[Any]]:
+    """Names, types and shapes of tensors, as JSON."""
+    return [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in named.items()]
 
 
 def shapes_of(part: Sequence[Sequence[Any]]) -> list[tuple[torch.dtype, Sequence[int]]]:

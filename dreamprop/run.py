@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 from dreamprop import again, checkpoint, crew, files, folder, mesh, resume
 from dreamprop.build import Experiment, device_of, make_process, retag
 from dreamprop.config import InputError
-from dreamprop.evolve import check, evolve
+from dreamprop.evolve import evolve
 from dreamprop.export import write_mesh
 from dreamprop.interrupt import Guard, Interrupted
+from dreamprop.parallel import check
 from dreamprop.process import NonFiniteDrift
 from dreamprop.ranks import RankFailed, RankLost, Ranks
 from dreamprop.roundlog import RoundLog
@@ -46,7 +47,7 @@ def train(
     if sequential and ranks.size > 1:
         raise InputError(f"--baseline must run in one process, got {ranks.size}; start it without torchrun")
     process = crew.together(ranks, lambda: make_process(experiment))
-    check(process, experiment, ranks)
+    check(process, experiment.config.parallel, ranks)
     begun = crew.first_does(ranks, lambda: _begin(experiment, go_on))
     place, tag = ranks.tell([str(begun[0]), begun[1]] if begun else None)[0]
     place, experiment = Path(place), retag(experiment, tag)

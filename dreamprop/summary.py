@@ -9,7 +9,7 @@ import torch
 
 import dreamprop as dp
 from dreamprop.build import Experiment, device_of
-from dreamprop.evolve import evaluator_name
+from dreamprop.parallel import evaluator_name
 from dreamprop.ranks import Ranks
 from dreamprop.roundlog import RoundLog
 from dreamprop.state import State
@@ -34,7 +34,7 @@ def summarize(
         "window": 1 if sequential else config.parallel.window,
         "tolerance": config.parallel.tolerance,
         "error_rule": config.parallel.error_rule,
-        "evaluator": "serial" if sequential else evaluator_name(process, experiment, ranks),
+        "evaluator": "serial" if sequential else evaluator_name(process, config.parallel, ranks),
         "world_size": 1 if sequential else ranks.size,
         "layout": "replicated" if sequential else config.parallel.layout,
         "sub_batch": None if sequential else config.parallel.sub_batch,

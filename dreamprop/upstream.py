@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 import dreamprop as dp
 from dreamprop import config as configs
-from dreamprop import crew, files
+from dreamprop import crew, files, parallel
 from dreamprop.build import device_of
 from dreamprop.config import InputError
 from dreamprop.interrupt import Guard, Interrupted
@@ -80,13 +80,9 @@ def launch(given: Namespace) -> int:
             os.chdir(root)  # load/, custom/ and outputs/ are where threestudio's users have them
         build.extensions(Path("custom"))
         read = build.read(config, arguments, n_gpus=ranks.size)
-    parallel = configs.build(ParallelConfig, configs.merge(ParallelConfig, [read.parallel]))
-    if ranks.size > 1 and parallel.evaluator not in (None, "distributed"):
-        raise InputError(
-            f"parallel.evaluator must be distributed with {ranks.size} processes, got {parallel.evaluator}; drop it"
-        )
-    ranks = Ranks(timeout=parallel.timeout)
-    return Run(config, read.studio, parallel, device, given, ranks).do(verb)
+    block = configs.build(ParallelConfig, configs.merge(ParallelConfig, [read.parallel]))
+    ranks = Ranks(timeout=block.timeout)
+    return Run(config, read.studio, block, device, given, ranks).do(verb)
 
 
 class Run:
@@ -95,7 +91,7 @@ class Run:
     Args:
         path: of the config.
         studio: threestudio's config.
-        parallel: how the chain is solved.
+        block: `parallel` of the config: how the chain is solved.
         device: where.
         given: the command line.
         ranks: the processes that share the windows; the first one writes, prints, validates and tests.
@@ -105,13 +101,13 @@ class Run:
         self,
         path: Path,
         studio: Any,
-        parallel: ParallelConfig,
+        block: ParallelConfig,
         device: torch.device,
         given: Namespace,
         ranks: Ranks,
     ) -> None:
         self.ranks, self.lead = ranks, ranks.rank == 0
-        self.path, self.studio, self.parallel = path, studio, parallel
+        self.path, self.studio, self.parallel = path, studio, block
         self.device, self.sequential = device, bool(given.baseline)
         self.place = Path(studio.trial_dir)
         self._begun = False
@@ -168,7 +164,8 @@ class Run:
         return 0
 
     def _ready(self, process: Threestudio, state: State) -> None:
-        """Before the first step: whether the system is a chain at all."""
+        """Before the first step: whether the system is a chain at all, and can be solved as asked."""
+        parallel.check(process, self.parallel, self.ranks)
         found = check(process, state)
         if self.lead:
             print(found.line())
@@ -202,7 +199,7 @@ class Run:
                 return dp.solve_sequential(
                     process, target, on_nonfinite=skip, state=state, callback=after
                 ).state
-            options = solve_options(self.parallel, self.ranks)
+            options = parallel.solve_options(process, self.parallel, self.ranks)
             return dp.solve(process, target, state=state, callback=after, **options).state
 
     def _tell(self, process: Threestudio, step: int) -> None:
@@ -271,33 +268,6 @@ class Run:
             "versions": versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-
-
-def solve_options(parallel: ParallelConfig, ranks: Ranks) -> dict[str, Any]:
-    """The block `parallel` as keyword arguments of `dreamprop.solve`."""
-    names = (
-        "window",
-        "tolerance",
-        "error_rule",
-        "threshold",
-        "decay",
-        "aggregate",
-        "predictor",
-        "on_nonfinite",
-    )
-    options = {name: getattr(parallel, name) for name in names}
-    if ranks.size > 1:
-        exact = parallel.error_rule == "step" and parallel.tolerance == 0
-        options["evaluator"] = dp.evaluate.distributed(
-            layout=parallel.layout,
-            sub_batch=parallel.sub_batch or (1 if exact else None),
-            timeout=parallel.timeout,
-        )
-    elif parallel.evaluator == "batched" or (parallel.evaluator is None and parallel.sub_batch):
-        options["evaluator"] = dp.evaluate.batched(sub_batch=parallel.sub_batch)
-    elif parallel.evaluator:
-        options["evaluator"] = parallel.evaluator
-    return options
 
 
 def _given(do: Callable[[], T]) -> T:
