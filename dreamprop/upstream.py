@@ -21,8 +21,8 @@ import torch
 from omegaconf import OmegaConf
 
 import dreamprop as dp
+from dreamprop import audit, crew, files, parallel
 from dreamprop import config as configs
-from dreamprop import crew, files, parallel
 from dreamprop.build import device_of
 from dreamprop.config import InputError
 from dreamprop.interrupt import Guard, Interrupted
@@ -261,6 +261,7 @@ class Run:
             "seconds_per_step": self._log.wall_seconds / max(step, 1),
             "world_size": self.ranks.size,
             "skipped": self._log.skipped,
+            "audit": audit.summary(self._log.audits),
             "seconds": self._log.laps,
             "parallel": {"window": 1} if self.sequential else asdict(self.parallel),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
