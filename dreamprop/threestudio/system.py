@@ -27,6 +27,10 @@ from dreamprop.threestudio.terms import SCALE, Terms, rescale, scaler_state
 from dreamprop.threestudio.view import View
 
 
+AVERAGES = 0.2
+"""Weight of nerfacc's running averages (`occs`) beside what they say is occupied (`binaries`)."""
+
+
 class Threestudio:
     """The chain of a threestudio system.
 
@@ -149,8 +153,15 @@ class Threestudio:
         return self.stepper.groups(step)
 
     def buffer_distance(self, name: str, now: Tensor, then: Tensor) -> Tensor:
-        """How far two buffers differ; of the numbers in plain attributes, the one that differs most counts."""
-        return numbers_distance(now, then) if name == NUMBERS else distance(now, then)
+        """How far two buffers differ; of the numbers in plain attributes, the one that differs most counts.
+
+        The averages behind an occupancy grid count a fifth: a step reads what is occupied, and the averages only
+        where the grid is made anew.
+        """
+        if name == NUMBERS:
+            return numbers_distance(now, then)
+        grid = name.endswith(".occs") and now.is_floating_point()
+        return distance(now, then) * (AVERAGES if grid else 1.0)
 
     def elementwise(self, step: int) -> bool:
         """Whether the optimiser moves every element on its own, for states in pieces; else raises why not."""
