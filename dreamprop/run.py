@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dreamprop import again, checkpoint, crew, files, folder, mesh, resume
+from dreamprop import again, audit, checkpoint, crew, files, folder, mesh, resume
 from dreamprop.build import Experiment, device_of, make_process, retag
 from dreamprop.config import InputError
 from dreamprop.evolve import evolve
@@ -116,6 +116,8 @@ def train(
                 return 1
             raise
     print(f"{summary['steps']} steps in {summary['rounds']} rounds and {summary['wall_seconds']:.1f} s")
+    if not sequential:
+        print(audit.line(summary["audit"]))
     if summary["skipped"]:
         print(f"{summary['skipped']} updates were skipped because a gradient was not finite")
     if judge := summary["judge"]:
