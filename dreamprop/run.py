@@ -92,6 +92,7 @@ def train(
                 watch.window = Window((state,))
                 with guard.hold():
                     watch.save()
+                watch.look(state)
                 summary = summarize(process, experiment, state, log, ranks, sequential=sequential)
                 summary["judge"] = present(process, state, experiment, place)
                 summary["mesh"] = _write_mesh(process, state, experiment, place)
