@@ -55,8 +55,9 @@ def wrap(
     not call the original module without a gradient, nor writes to parameters through ``.data``.
 
     Not found, so the user's duty: memory that shows at some steps or in some calls only, or below the tolerance of
-    ``purity.differences`` (1e-4 on several CPU threads, 1e-2 on a GPU, none on one thread); values of the original read without calling it and without a
-    gradient; learning rates read from the user's optimiser or scheduler, which stay where they are.
+    ``purity.differences`` (none on one CPU thread, 1e-4 on several, 1e-2 on a GPU); values of the original read
+    without calling it and without a gradient; learning rates read from the user's optimiser or scheduler, which stay
+    where they are.
 
     Hooks of the module and of its parameters are called on the copies, and are part of the loss. Hooks of the
     optimiser's steps are refused.
