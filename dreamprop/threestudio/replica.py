@@ -60,7 +60,7 @@ class Replica:
         parameters = dict(system.named_parameters())
         self._held: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
         self._others = [p for name, p in parameters.items() if name not in self._held]
-        self._device = next(iter(self._held.values())).device
+        self.device = next(iter(self._held.values())).device
         kept = system.state_dict(keep_vars=True)
         self._buffers = [name for name, _ in system.named_buffers() if name in kept]
 
@@ -116,10 +116,10 @@ class Replica:
         seen: dict[str, Tensor] = {}
         with self._attached(logged):
             for index in range(state.step * terms.accumulate, (state.step + 1) * terms.accumulate):
-                with seeded(self._seed, index, self._device, "batch"):
+                with seeded(self._seed, index, self.device, "batch"):
                     batch = self._moved(self._batches.at(index))
                 self.view.global_step = state.step
-                with seeded(self._seed, index, self._device, "step"):
+                with seeded(self._seed, index, self.device, "step"):
                     _optional(system, "on_train_batch_start", batch, index)
                     seen = seen or self._carried.read(state.buffers)
                     with terms.context():
@@ -157,7 +157,7 @@ class Replica:
         batch, system = self._terms.convert(batch), self.system
         for hook, more in (
             ("on_before_batch_transfer", (0,)),
-            ("transfer_batch_to_device", (self._device, 0)),
+            ("transfer_batch_to_device", (self.device, 0)),
             ("on_after_batch_transfer", (0,)),
         ):
             if hasattr(system, hook):
@@ -176,7 +176,7 @@ class Replica:
             if isinstance(value, Tensor) and value.numel() == 1:
                 logged[name] = value.detach().float().reshape(())
             elif isinstance(value, (int, float)):
-                logged[name] = torch.tensor(float(value), device=self._device)
+                logged[name] = torch.tensor(float(value), device=self.device)
 
         system = self.system
         before = getattr(system, "_trainer", None)

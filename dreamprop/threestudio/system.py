@@ -19,7 +19,7 @@ from dreamprop.buffers import distance
 from dreamprop.process import Group
 from dreamprop.state import Drift, State
 from dreamprop.stepper import Stepper
-from dreamprop.threestudio.copies import frozen_networks, meeting_points
+from dreamprop.threestudio.copies import frozen_networks
 from dreamprop.threestudio.meeting import Meeting
 from dreamprop.threestudio.parts import NUMBERS, after, numbers_distance
 from dreamprop.threestudio.replica import LOG, NORM, OVERFLOW, Replica
@@ -105,14 +105,13 @@ class Threestudio:
     def _meet(self) -> str:
         """Prepare for windows; why that cannot be, if it cannot."""
         self._frozen = frozen_networks(self.system, self.replica.trained)
-        points = meeting_points(self._frozen)
-        if not points:
+        if not self._frozen:
             return self._stay_alone("it holds no frozen network")
         try:
             self._replicas = [self.replica, self.replica.copy(self._frozen)]
         except Exception as error:
             return self._stay_alone(f"it cannot be copied ({type(error).__name__}: {error})")
-        self._meeting = Meeting(points)
+        self._meeting = Meeting(self._frozen, self.replica.device)
         return ""
 
     def _stay_alone(self, reason: str) -> str:
