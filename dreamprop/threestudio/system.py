@@ -97,7 +97,11 @@ class Threestudio:
             self._replicas.append(self.replica.copy(self._frozen))
         tasks = [partial(one.evaluate, state) for one, state in zip(self._replicas, states, strict=False)]
         calls = self._meeting.calls
-        drifts = self._meeting.run(tasks)
+        try:
+            drifts = self._meeting.run(tasks)
+        except torch.OutOfMemoryError:  # the copies make room for a smaller window
+            del self._replicas[1:]
+            raise
         if self._meeting.calls == calls:
             self._stay_alone("no step called a frozen network without gradients")
         return drifts

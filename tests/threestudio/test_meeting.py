@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dreamprop.evaluate.batched import attempt
 from dreamprop.state import State
 from dreamprop.threestudio.meeting import Meeting
 from dreamprop.threestudio.system import Threestudio
@@ -117,6 +120,30 @@ def test_a_step_that_fails_ends_the_others(
     assert len(process.drift_window(asked)) == 4
     for network in (process.system.guidance.unet, process.system.guidance.vae):
         assert not any("forward" in vars(module) for module in network.modules())
+
+
+def test_a_window_that_does_not_fit_leaves_nothing_behind(
+    failing: tuple[Threestudio, list[State]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the failed steps had made, and the copies they ran on, make room for a smaller window."""
+    process, asked = failing
+    monkeypatch.setattr(Failing, "error", torch.OutOfMemoryError)
+    made: list[weakref.ref[Tensor]] = []
+    real = VAE.encode
+
+    def encode(self: VAE, x: Tensor) -> Posterior:
+        made.append(weakref.ref(x))
+        return real(self, x)
+
+    monkeypatch.setattr(VAE, "encode", encode)
+    gc.disable()
+    try:
+        assert attempt(process, asked) is None
+        left = [ref() is not None for ref in made]
+    finally:
+        gc.enable()
+    assert left == [False] * 4
+    assert len(process._replicas) == 1
 
 
 class Alone(System):
