@@ -86,13 +86,13 @@ class Replica:
         """Paths of the plain attributes that travel in the state."""
         return self._carried.names
 
-    def read(self, before: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Copies of the parameters and the buffers as they are now."""
+        return {name: p.detach().clone() for name, p in self._held.items()}, self._read_buffers()
+
+    def _read_buffers(self) -> dict[str, Tensor]:
         now = dict(self.system.named_buffers())  # some are assigned anew, never the same object
-        buffers = {name: now[name].detach().clone() for name in self._buffers}
-        return {name: p.detach().clone() for name, p in self._held.items()}, buffers | self._carried.read(
-            before
-        )
+        return {name: now[name].detach().clone() for name in self._buffers} | self._carried.read()
 
     def write(self, state: State) -> None:
         """Put the system into a state."""
@@ -121,7 +121,7 @@ class Replica:
                 self.view.global_step = state.step
                 with seeded(self._seed, index, self.device, "step"):
                     _optional(system, "on_train_batch_start", batch, index)
-                    seen = seen or self._carried.read(state.buffers)
+                    seen = seen or self._carried.read()
                     with terms.context():
                         output = system.training_step(batch, index)
                     self._backward(output, state)
@@ -134,8 +134,7 @@ class Replica:
             grads, aux[OVERFLOW] = _unscale(grads, state.buffers[SCALE])
         if terms.by_norm:
             aux[NORM] = norm_of(grads)
-        after = self.read(state.buffers)[1]
-        for name, value in after.items():
+        for name, value in self._read_buffers().items():
             aux[f"old/{name}"], aux[f"new/{name}"] = state.buffers[name], value
         return Drift(grads, aux | {f"seen/{name}": value for name, value in seen.items()})
 
@@ -147,7 +146,7 @@ class Replica:
             raise ValueError(f"training_step must return a loss, got {type(loss).__name__}; it cannot be run")
         loss = loss / self._terms.accumulate
         if self._terms.scaling is not None:
-            loss = loss * state.buffers[SCALE].to(loss.device)
+            loss = loss * state.buffers[SCALE]  # a number on the CPU: no device waits for it
         _optional(self.system, "on_before_backward", loss)
         self.system.backward(loss) if hasattr(self.system, "backward") else loss.backward()
         _optional(self.system, "on_after_backward")
@@ -174,9 +173,9 @@ class Replica:
 
         def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
             if isinstance(value, Tensor) and value.numel() == 1:
-                logged[name] = value.detach().float().reshape(())
+                logged[name] = value.detach().to(self.device, torch.float32, non_blocking=True).reshape(())
             elif isinstance(value, (int, float)):
-                logged[name] = torch.tensor(float(value), device=self.device)
+                logged[name] = torch.full((), float(value), device=self.device)
 
         system = self.system
         before = getattr(system, "_trainer", None)
@@ -194,10 +193,13 @@ def _optional(system: Any, hook: str, *args: Any) -> None:
 
 
 def _unscale(grads: dict[str, Tensor], scale: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Gradients of the loss from those of the scaled loss; zeros, and a note, where they overflowed."""
+    """Gradients of the loss from those of the scaled loss; zeros, and a note, where they overflowed.
+
+    Nothing is read from a device here: ``scale`` is on the CPU, and the note where the gradients are.
+    """
     inverse = scale.double().reciprocal().float()
-    grads = {name: grad * inverse.to(grad.device, grad.dtype) for name, grad in grads.items()}
-    fine = all(bool(grad.isfinite().all()) for grad in grads.values())
-    if not fine:
-        grads = {name: torch.zeros_like(grad) for name, grad in grads.items()}
-    return grads, torch.tensor(float(not fine))
+    grads = {name: grad * inverse for name, grad in grads.items()}
+    if not grads:
+        return grads, torch.zeros(())
+    fine = torch.stack([grad.isfinite().all() for grad in grads.values()]).all()
+    return {name: torch.where(fine, grad, 0.0) for name, grad in grads.items()}, (~fine).float()

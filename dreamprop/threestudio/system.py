@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -82,7 +83,7 @@ class Threestudio:
 
     def drift(self, state: State) -> Drift:
         """Gradients at a state, and the buffers after it."""
-        return self.replica.evaluate(state)
+        return self._told([self.replica.evaluate(state)])[0]
 
     def drift_window(self, states: Sequence[State]) -> list[Drift]:
         """The drifts of several states, their calls of frozen networks answered together.
@@ -92,7 +93,7 @@ class Threestudio:
         if self._meeting is None and not self.alone:
             self.alone = self._meet()
         if self._meeting is None:
-            return [self.drift(state) for state in states]
+            return self._told([self.replica.evaluate(state) for state in states])
         while len(self._replicas) < len(states):
             self._replicas.append(self.replica.copy(self._frozen))
         tasks = [partial(one.evaluate, state) for one, state in zip(self._replicas, states, strict=False)]
@@ -104,7 +105,15 @@ class Threestudio:
             raise
         if self._meeting.calls == calls:
             self._stay_alone("no step called a frozen network without gradients")
-        return drifts
+        return self._told(drifts)
+
+    def _told(self, drifts: list[Drift]) -> list[Drift]:
+        """The drifts with what updates decide by on the CPU, read from the device once for all of them."""
+        flags = [drift.aux[OVERFLOW].to(self.replica.device) for drift in drifts if OVERFLOW in drift.aux]
+        if not flags:
+            return drifts
+        read = torch.stack(flags).cpu()
+        return [replace(d, aux={**d.aux, OVERFLOW: flag}) for d, flag in zip(drifts, read, strict=True)]
 
     def _meet(self) -> str:
         """Prepare for windows; why that cannot be, if it cannot."""
@@ -175,8 +184,10 @@ class Threestudio:
 
     def take_log(self, step: int) -> list[tuple[int, dict[str, float]]]:
         """What was logged in steps before this one and not yet taken, in order."""
-        due = [t for t in sorted(self.logged) if t < step]
-        return [(t, {name: float(v) for name, v in self.logged.pop(t).items()}) for t in due]
+        due = [(t, self.logged.pop(t)) for t in sorted(self.logged) if t < step]
+        logged = [value for _, metrics in due for value in metrics.values()]
+        read = iter(torch.stack(logged).tolist() if logged else [])  # from the device once for all of them
+        return [(t, {name: next(read) for name in metrics}) for t, metrics in due]
 
 
 def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, Any]:
