@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from dreamprop.audit import SHARE
 from dreamprop.config import InputError, choose
+from dreamprop.purity import GPU_TOLERANCE
 
 ERROR_RULES = ("step", "paper")
 AGGREGATES = ("median", "mean", "middle")
@@ -12,6 +13,7 @@ PREDICTORS = ("momentum", "hold")
 EVALUATORS = ("batched", "serial", "distributed")
 LAYOUTS = ("replicated", "sharded")
 ON_NONFINITE = ("stop", "skip")
+PURITY = ("strict", "warn")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ class ParallelConfig:
     buffer_units: dict[str, float] = field(default_factory=dict)
     """By name or pattern of a buffer, the relative difference that counts as one nominal step (0.1 by default; `.inf`
     leaves it out), as in `{"*.occs": .inf}`."""
+    purity: str = "strict"
+    """What happens at the start if a step of a threestudio system does not give the same twice: `strict` ends the run,
+    `warn` says so and goes on."""
+    purity_tolerance: float = GPU_TOLERANCE
+    """Relative difference that two evaluations of a step may have on a GPU, where sums come in any order; on a CPU they
+    must be equal."""
     timeout: float = 600.0
     """Seconds that another process may be silent before it is named and the run ends."""
 
@@ -86,6 +94,10 @@ class ParallelConfig:
                 raise InputError(
                     f"parallel.buffer_units must be > 0, got {unit} for {name}; use .inf to leave it out"
                 )
+        if not 0 <= self.purity_tolerance < 1:
+            raise InputError(
+                f"parallel.purity_tolerance must be in [0, 1), got {self.purity_tolerance}; use {GPU_TOLERANCE}"
+            )
         if not (self.timeout > 0 and math.isfinite(self.timeout)):
             raise InputError(f"parallel.timeout must be > 0 seconds, got {self.timeout}; use 600")
         choose(self.error_rule, ERROR_RULES, "parallel.error_rule")
@@ -95,6 +107,7 @@ class ParallelConfig:
             choose(self.evaluator, EVALUATORS, "parallel.evaluator")
         choose(self.layout, LAYOUTS, "parallel.layout")
         choose(self.on_nonfinite, ON_NONFINITE, "parallel.on_nonfinite")
+        choose(self.purity, PURITY, "parallel.purity")
 
 
 @dataclass(frozen=True)

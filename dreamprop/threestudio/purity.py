@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop.purity import differences, some
+from dreamprop.purity import GPU_TOLERANCE, differences, some
 from dreamprop.state import State
 from dreamprop.threestudio.parts import attributes, walk
 from dreamprop.threestudio.system import Threestudio, untrained
@@ -39,7 +39,7 @@ class Purity:
         return f"a step must give the same twice, got another {some(self.differs)}; {cause}: run it in threestudio"
 
 
-def check(process: Threestudio, state: State, ahead: int = 8) -> Purity:
+def check(process: Threestudio, state: State, ahead: int = 8, tolerance: float = GPU_TOLERANCE) -> Purity:
     """Evaluate the step of a state, a later one, and the first again.
 
     Both must agree as ``dreamprop.purity.differences`` has it: in every bit, or to the order of sums where that is
@@ -49,6 +49,7 @@ def check(process: Threestudio, state: State, ahead: int = 8) -> Purity:
         process: the chain.
         state: where the run begins.
         ahead: how much later the step in between is.
+        tolerance: relative difference that the order of sums on a GPU may make.
 
     Returns:
         What was found; nothing is raised.
@@ -60,7 +61,7 @@ def check(process: Threestudio, state: State, ahead: int = 8) -> Purity:
     after = _remembered(process)
     process.commit(state)
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    differs = differences(first, second)
+    differs = differences(first, second, tolerance)
     outside = set(untrained(process.system, process.names))
     if any(name in outside for name in changed):  # something trains itself
         return Purity(False, tuple(differs or [n for n in changed if n in outside]), tuple(changed))
