@@ -182,10 +182,34 @@ def test_compare_writes_a_report(cli: Cli) -> None:
     page = (FOLDER / "report.html").read_text()
     assert page.count("data:image/gif;base64,") == 3 and page.count("data:image/png;base64,") == 3
     assert "<svg" in page and 'src="http' not in page and "a red sphere" in page
-    for folder in (FOLDER, FOLDER / "baseline", FOLDER / "other_noise"):
-        assert {"summary.json", "metrics.csv", "turntable.gif", "views.png"} <= {
+    assert "MiB" in page and "Audit" not in page and "occupied cells" not in page
+    radii = set()
+    for key, folder in {
+        "baseline": FOLDER / "baseline",
+        "accelerated": FOLDER,
+        "other_noise": FOLDER / "other_noise",
+    }.items():
+        assert {"summary.json", "metrics.csv", "turntable.gif", "views.png", "mesh.obj", "mesh.glb"} <= {
             p.name for p in folder.iterdir()
         }
+        told = summary(folder)
+        assert report[key] == told and told["mesh"] == ["mesh.obj", "mesh.glb"]
+        assert told["peak_memory_bytes"] is None or told["peak_memory_bytes"] > 2**20
+        radii.add(trimesh.load(folder / "mesh.obj", process=False).volume)
+    assert len(radii) == 3  # each run its own surface
+
+
+def test_a_report_shows_the_audit_where_there_is_one(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dreamprop import compare
+
+    summarize = compare.summarize
+    audit = {"count": 3, "median": 0.0125, "worst": 0.25}
+    monkeypatch.setattr(
+        compare, "summarize", lambda *args, **more: summarize(*args, **more) | {"audit": audit}
+    )
+    assert cli("--compare", "trainer.max_steps=8", "export.resolution=8") == 0
+    page = (FOLDER / "report.html").read_text()
+    assert "Audit: 3 accepted steps" in page and "1.25% of its size" in page and "25.00% in the worst" in page
 
 
 def test_compare_of_equal_runs_is_a_number(cli: Cli) -> None:
