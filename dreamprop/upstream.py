@@ -4,6 +4,7 @@ What a run writes, and where, is threestudio's: `ckpts`, `save`, `configs`, `cod
 `cmd.txt` in its trial folder. Beside them stand `metrics.csv`, a line a round, and `summary.json`.
 """
 
+import copy
 import importlib
 import logging
 import os
@@ -26,6 +27,8 @@ from dreamprop import crew, files, parallel
 from dreamprop.build import device_of
 from dreamprop.config import InputError
 from dreamprop.interrupt import Guard, Interrupted
+from dreamprop.outcome import Outcome
+from dreamprop.peak import Peak
 from dreamprop.progress import Bar
 from dreamprop.ranks import RankFailed, Ranks, part
 from dreamprop.roundlog import RoundLog
@@ -33,7 +36,7 @@ from dreamprop.run import STOPS
 from dreamprop.settings import ParallelConfig
 from dreamprop.shards import WHOLE
 from dreamprop.solution import Round
-from dreamprop.state import State
+from dreamprop.state import State, to
 from dreamprop.summary import versions
 from dreamprop.threestudio import build
 from dreamprop.threestudio.checkpoint import status
@@ -41,10 +44,14 @@ from dreamprop.threestudio.compat import install
 from dreamprop.threestudio.fit import solved
 from dreamprop.threestudio.purity import check
 from dreamprop.threestudio.system import Threestudio
+from dreamprop.upstream_compare import compare
+from dreamprop.upstream_views import Shown, read_views
 
 T = TypeVar("T")
-VERBS = ("train", "validate", "test", "export")
+VERBS = ("train", "compare", "validate", "test", "export")
 STAGES = ("validation", "test", "predict")
+LOSS = "train/loss"
+"""How threestudio's systems begin the names of the losses that they log."""
 
 
 def launch(given: Namespace) -> int:
@@ -59,13 +66,11 @@ def launch(given: Namespace) -> int:
     Raises:
         InputError: what was given is wrong, in threestudio's words where it is threestudio that says so.
     """
-    verb = next((verb for verb in VERBS if getattr(given, verb)), None)
-    if verb is None:
-        raise InputError("--compare is not for threestudio's systems; use --train, and --train --baseline")
+    verb = next(verb for verb in VERBS if getattr(given, verb))
     ranks = crew.meet(given.device or ("auto" if given.gpu is None else f"cuda:{given.gpu}"))
-    if ranks.size > 1 and (verb != "train" or given.baseline):
+    if ranks.size > 1 and (verb not in ("train", "compare") or given.baseline):
         raise InputError(
-            f"{ranks.size} processes share a --train alone; start anything else without torchrun"
+            f"{ranks.size} processes share a --train or a --compare; start anything else without torchrun"
         )
     arguments = [*given.overrides, *([f"resume={given.resume}"] if given.resume else [])]
     device = _device(given)
@@ -81,20 +86,39 @@ def launch(given: Namespace) -> int:
         build.extensions(Path("custom"))
         read = build.read(config, arguments, n_gpus=ranks.size)
     block = configs.build(ParallelConfig, configs.merge(ParallelConfig, [read.parallel]))
-    ranks = Ranks(timeout=block.timeout)
-    return Run(config, read.studio, block, device, given, ranks).do(verb)
+    if verb == "compare":
+        return _compare(config, read.studio, block, device, ranks)
+    run = Run(config, read.studio, block, device, Ranks(timeout=block.timeout), sequential=given.baseline)
+    return run.train() if verb == "train" else run.show(verb)
+
+
+def _compare(path: Path, studio: Any, block: ParallelConfig, device: torch.device, ranks: Ranks) -> int:
+    """The runs of a comparison: copies of a config that differ in their folder, their draws and how they are solved."""
+    if studio.resume is not None:
+        raise InputError(f"--compare starts afresh, got resume={studio.resume}; drop it")
+
+    def train(place: Path, *, seed: int, sequential: bool) -> Outcome | None:
+        own = copy.deepcopy(studio)
+        own.trial_dir = str(place)
+        ranks = Ranks(timeout=block.timeout)
+        return Run(path, own, block, device, ranks, sequential=sequential, seed=seed, compared=True).outcome()
+
+    return compare(Path(studio.trial_dir), _prompt(studio), int(studio.seed), train, ranks)
 
 
 class Run:
-    """One run of a config.
+    """One run of a config, into the trial folder that it names.
 
     Args:
         path: of the config.
         studio: threestudio's config.
         block: `parallel` of the config: how the chain is solved.
         device: where.
-        given: the command line.
         ranks: the processes that share the windows; the first one writes, prints, validates and tests.
+        sequential: step by step.
+        seed: of the draws of the steps; the config's by default, whose seed is that of the weights in any case.
+        compared: the run is one of a comparison: it takes its way once before its first step, so that what happens
+            only the first time is not on its clock, and keeps the pictures of its test.
     """
 
     def __init__(
@@ -103,65 +127,120 @@ class Run:
         studio: Any,
         block: ParallelConfig,
         device: torch.device,
-        given: Namespace,
         ranks: Ranks,
+        *,
+        sequential: bool = False,
+        seed: int | None = None,
+        compared: bool = False,
     ) -> None:
         self.ranks, self.lead = ranks, ranks.rank == 0
         self.path, self.studio, self.parallel = path, studio, block
-        self.device, self.sequential = device, bool(given.baseline)
+        self.device, self.sequential, self.compared = device, sequential, compared
+        self.seed = int(studio.seed) if seed is None else seed
         self.place = Path(studio.trial_dir)
         self._begun = False
         self._log: RoundLog | None = None
+        self._peak = Peak(device)
+        self._losses: dict[str, list[tuple[int, float]]] = {}
+        self._views = Shown()
 
-    def do(self, verb: str) -> int:
-        """Train, validate, test or export."""
-        with _theirs():
-            data, system = crew.together(self.ranks, lambda: _given(lambda: build.make(self.studio)))
-            trainer = self._trainer(system, training=verb == "train")
-        if verb == "train":
-            return self._train(trainer, system, data)
-        resume = self.studio.resume
+    def train(self) -> int:
+        """Train and test; an interrupted run is saved."""
+        try:
+            self._fit()
+        except STOPS as stop:
+            if self.lead:
+                if isinstance(stop, RankFailed):
+                    print(stop.told, file=sys.stderr)
+                kept = self.place / "ckpts" / f"stopped-step={self._trainer.global_step}.ckpt"
+                self._trainer.save_checkpoint(kept)
+                print(f"{stop}\nsaved {kept}; go on with:\n  --train resume={kept}", file=sys.stderr)
+            return 1
+        self._test()
+        return 0
+
+    def outcome(self) -> Outcome | None:
+        """Train and test; what came out, on the first process.
+
+        Raises:
+            Interrupted, NonFiniteDrift, RankFailed, RankLost, MemoryError: the run ended early.
+        """
+        self._fit()
+        summary = self._test()
+        if summary is None or self._log is None:
+            return None
+        shown = self._views
+        return Outcome(
+            summary,
+            self._log,
+            to(self._state, "cpu"),
+            shown.views,
+            shown.turntable,
+            shown.sheet,
+            self._losses,
+        )
+
+    def show(self, verb: str) -> int:
+        """Validate, test or export."""
+        self._make(training=False)
+        system, resume = self._system, self.studio.resume
         with _theirs():
             if resume is not None:  # Lightning restores neither by itself outside fit
                 system.set_resume_status(*status(resume))
         begun: list[int] = []
-        watch = importlib.import_module("pytorch_lightning.callbacks").LambdaCallback(
-            **{f"on_{stage}_batch_start": lambda *_: begun.append(1) for stage in STAGES}
-        )
-        trainer.callbacks.append(watch)
+        self._on(**{f"on_{stage}_batch_start": lambda *_: begun.append(1) for stage in STAGES})
+        trainer = self._trainer
         run = {"validate": trainer.validate, "test": trainer.test, "export": trainer.predict}[verb]
         with _theirs(lambda: bool(begun)):
-            run(system, datamodule=data, ckpt_path=resume)
+            run(system, datamodule=self._data, ckpt_path=resume)
         return 0
 
-    def _train(self, trainer: Any, system: Any, data: Any) -> int:
+    def _make(self, training: bool) -> None:
+        with _theirs():
+            self._data, self._system = crew.together(
+                self.ranks, lambda: _given(lambda: build.make(self.studio))
+            )
+            self._trainer = self._make_trainer(self._system, training)
+
+    def _on(self, **hooks: Callable[..., Any]) -> None:
+        """Have the trainer call functions where Lightning calls its callbacks."""
+        callbacks = importlib.import_module("pytorch_lightning.callbacks")
+        self._trainer.callbacks.append(callbacks.LambdaCallback(**hooks))
+
+    def _fit(self) -> None:
+        """Train to the last step."""
+        self._make(training=True)
         if self.lead:
             self.place.mkdir(parents=True, exist_ok=True)
             (self.place / "cmd.txt").write_text("python " + " ".join(sys.argv) + "\n")
             print(f"writing to {self.place}")
-        seed = int(self.studio.seed)
-        solved(trainer, system, seed, self._solve, self._ready, lambda step: int(self.ranks.tell(step)[0]))
+        trainer, system = self._trainer, self._system
+        solved(
+            trainer, system, self.seed, self._solve, self._ready, lambda step: int(self.ranks.tell(step)[0])
+        )
         try:
             with Guard(), _theirs(lambda: self._begun):
-                trainer.fit(system, datamodule=data, ckpt_path=self.studio.resume)
-        except STOPS as stop:
-            if not self.lead:
-                return 1
-            if isinstance(stop, RankFailed):
-                print(stop.told, file=sys.stderr)
+                trainer.fit(system, datamodule=self._data, ckpt_path=self.studio.resume)
+        finally:
             if self._log is not None:
                 self._log.__exit__(None, None, None)
-            kept = self.place / "ckpts" / f"stopped-step={trainer.global_step}.ckpt"
-            trainer.save_checkpoint(kept)
-            print(f"{stop}\nsaved {kept}; go on with:\n  --train resume={kept}", file=sys.stderr)
-            return 1
+
+    def _test(self) -> dict[str, Any] | None:
+        """Test what was trained; the summary of the run, on the first process."""
         part()  # Lightning would wait for the others in everything that the first process now does alone
         if self._log is None:
-            return 0
-        self._log.__exit__(None, None, None)
-        files.write_json(self.place / "summary.json", self._summary(trainer.global_step))
-        trainer.test(system, datamodule=data)
-        return 0
+            return None
+        summary = self._summary(self._trainer.global_step)
+        files.write_json(self.place / "summary.json", summary)
+        if self.compared:
+            self._on(
+                on_test_epoch_end=self._keep_views
+            )  # called before the system's own, which may remove them
+        self._trainer.test(self._system, datamodule=self._data)
+        return summary
+
+    def _keep_views(self, *_: Any) -> None:
+        self._views = read_views(self.place / "save")
 
     def _ready(self, process: Threestudio, state: State) -> None:
         """Before the first step: whether the system is a chain at all, and can be solved as asked."""
@@ -172,7 +251,29 @@ class Run:
         if not found.pure:
             raise InputError(found.line())
         self._begun = True
+        if self.compared:
+            steps = 1 if self.sequential else self.parallel.window
+            self._solution(process, state, min(state.step + steps, self._trainer.max_steps))
+            process.commit(state)
+            process.logged.clear()
+        self._evaluator = (
+            "serial" if self.sequential else parallel.evaluator_name(process, self.parallel, self.ranks)
+        )
         self._log = RoundLog(self.place, state.step) if self.lead else None
+
+    def _solution(
+        self,
+        process: Threestudio,
+        state: State,
+        target: int,
+        after: Callable[[Round], None] | None = None,
+    ) -> State:
+        """The state at a step, in the way of this run."""
+        if self.sequential:
+            skip = self.parallel.on_nonfinite
+            return dp.solve_sequential(process, target, on_nonfinite=skip, state=state, callback=after).state
+        options = parallel.solve_options(process, self.parallel, self.ranks)
+        return dp.solve(process, target, state=state, callback=after, **options).state
 
     def _solve(
         self, process: Threestudio, state: State, target: int, accept: Callable[[State], None]
@@ -193,24 +294,22 @@ class Run:
 
         shown = Bar(label, state.step, target, rounds=len(self._log.rows)) if self._log else nullcontext()
         # Lightning takes SIGTERM for itself, and would look at it only when this returns
-        with Guard(together=self.ranks.size > 1) as guard, shown as bar:
-            if self.sequential:
-                skip = self.parallel.on_nonfinite
-                return dp.solve_sequential(
-                    process, target, on_nonfinite=skip, state=state, callback=after
-                ).state
-            options = parallel.solve_options(process, self.parallel, self.ranks)
-            return dp.solve(process, target, state=state, callback=after, **options).state
+        with Guard(together=self.ranks.size > 1) as guard, shown as bar, self._peak:
+            self._state = self._solution(process, state, target, after)
+        return self._state
 
     def _tell(self, process: Threestudio, step: int) -> None:
         """What the accepted steps logged, to the trainer's loggers."""
         every = int(self.studio.trainer.get("log_every_n_steps", 50))
         for t, metrics in process.take_log(step):
+            for name, value in metrics.items():
+                if name.startswith(LOSS):
+                    self._losses.setdefault(name, []).append((t, value))
             if self.lead and metrics and (t + 1) % every == 0:
                 for logger in self._loggers:
                     logger.log_metrics({**metrics, **process.stepper.rates(t), "epoch": 0}, step=t)
 
-    def _trainer(self, system: Any, training: bool) -> Any:
+    def _make_trainer(self, system: Any, training: bool) -> Any:
         """The trainer that threestudio's launch makes, on this device."""
         lightning: Any = importlib.import_module("pytorch_lightning")
         callbacks: list[Any] = []
@@ -249,9 +348,9 @@ class Run:
 
     def _summary(self, step: int) -> dict[str, Any]:
         assert self._log is not None
-        rounds = len(self._log.rows)
+        rounds, block, alone = len(self._log.rows), self.parallel, self.sequential
         return {
-            "prompt": OmegaConf.select(self.studio, "system.prompt_processor.prompt", default=""),
+            "prompt": _prompt(self.studio),
             "method": str(self.studio.system_type),
             "steps": step,
             "rounds": rounds,
@@ -259,15 +358,29 @@ class Run:
             "speedup_rounds": step / rounds if rounds else 1.0,
             "wall_seconds": self._log.wall_seconds,
             "seconds_per_step": self._log.wall_seconds / max(step, 1),
+            "window": 1 if alone else block.window,
+            "tolerance": block.tolerance,
+            "error_rule": block.error_rule,
+            "evaluator": self._evaluator,
             "world_size": self.ranks.size,
+            "layout": "replicated" if alone else block.layout,
+            "sub_batch": None if alone else block.sub_batch,
             "skipped": self._log.skipped,
             "seconds": self._log.laps,
-            "parallel": {"window": 1} if self.sequential else asdict(self.parallel),
+            "peak_memory_bytes": self._peak.bytes,
+            "parallel": {"window": 1} if alone else asdict(block),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
-            "seed": int(self.studio.seed),
+            "threads": torch.get_num_threads(),
+            "dtype": str(next(iter(self._state.params.values())).dtype).removeprefix("torch."),
+            "seed": self.seed,
             "versions": versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
+
+
+def _prompt(studio: Any) -> str:
+    """What is made; nothing where a picture says it."""
+    return OmegaConf.select(studio, "system.prompt_processor.prompt", default="") or ""
 
 
 def _given(do: Callable[[], T]) -> T:
