@@ -71,12 +71,9 @@ def share(ranks: Ranks, window: Window | None) -> Window | None:
     form = ranks.tell(_describe(window) if window is not None and ranks.rank == 0 else None)[0]
     if ranks.size == 1 or form is None:
         return window
-    shapes = [
-        tensor for state in form["states"] for part in PARTS for tensor in parcel.shapes_of(state[part])
-    ]
-    mine = (
-        parcel.pack([t for s in window.states for t in _tensors(s)], torch.device("cpu")) if window else None
-    )
+    parts = [*(state[part] for state in form["states"] for part in PARTS), form["trend"]]
+    shapes = [tensor for part in parts for tensor in parcel.shapes_of(part)]
+    mine = parcel.pack(_tensors(window), torch.device("cpu")) if window else None
     tensors = iter(parcel.unpack(ranks.broadcast(mine, parcel.size_of(shapes)), shapes))
     states = []
     for state in form["states"]:
@@ -84,7 +81,8 @@ def share(ranks: Ranks, window: Window | None) -> Window | None:
             {name: next(tensors).clone() for name, *_ in state[part]} for part in PARTS
         )
         states.append(State(params, moments, buffers, state["step"]))
-    return Window(tuple(states), form["threshold"])
+    trend = {name: next(tensors).clone() for name, *_ in form["trend"]}
+    return Window(tuple(states), form["threshold"], trend)
 
 
 @contextmanager
@@ -115,8 +113,9 @@ def _describe(window: Window) -> dict[str, Any]:
     states = [
         {"step": s.step} | {part: parcel.form_of(getattr(s, part)) for part in PARTS} for s in window.states
     ]
-    return {"threshold": window.threshold, "states": states}
+    return {"threshold": window.threshold, "states": states, "trend": parcel.form_of(window.trend)}
 
 
-def _tensors(state: State) -> list[Tensor]:
-    return [tensor for part in PARTS for tensor in getattr(state, part).values()]
+def _tensors(window: Window) -> list[Tensor]:
+    parts = [*(getattr(state, part) for state in window.states for part in PARTS), window.trend]
+    return [tensor for part in parts for tensor in part.values()]

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from dreamprop import buffers
 from dreamprop.blocks import blocks
+from dreamprop.buffers import Units
 from dreamprop.process import Group
 from dreamprop.shards import WHOLE, Parts
 from dreamprop.state import Drift, State, check_shapes
@@ -41,6 +43,8 @@ class Norms:
     """Elements, by name."""
     differs: bool
     """Whether any bit of parameters or buffers differs from the guess; looked at for a tolerance of 0."""
+    buffers: dict[str, float] = field(default_factory=dict)
+    """How far each buffer that belongs to no group is from the guess's, in its unit."""
 
 
 class Rule(Protocol):
@@ -69,8 +73,8 @@ class Step:
 
     ``max_g  sqrt(mean_{x in g} (rolled - guess)^2) / step_g``
 
-    With a tolerance of 0 the guess must equal the rolled-out state bit for bit, buffers included. With any
-    other, buffers count where a group names them.
+    Buffers count by how far they differ relative to their size, each in its own unit; those that a group names
+    count there. With a tolerance of 0 the guess must equal the rolled-out state bit for bit, buffers included.
     """
 
     tail, moves = False, False
@@ -81,7 +85,7 @@ class Step:
         self.limit, self.exact = tolerance, tolerance == 0
 
     def __call__(self, norms: Norms, groups: Mapping[str, Group]) -> float:
-        worst = TINY if norms.differs else 0.0
+        worst = max([TINY if norms.differs else 0.0, *map(_number, norms.buffers.values())])
         for group in groups.values():
             square = sum(norms.error[name] for name in group.names) if norms.error else 0.0
             if square == 0:
@@ -92,7 +96,7 @@ class Step:
             else:
                 unit = group.step * math.sqrt(sum(norms.count[name] for name in group.names))
                 error = math.sqrt(square) / unit if unit else math.inf
-            worst = max(worst, math.inf if math.isnan(error) else error)
+            worst = max(worst, _number(error))
         return worst
 
     def settle(self, errors: list[float]) -> None:
@@ -103,6 +107,8 @@ class Paper:
     """Mean square over all parameters, times 1e6, against a moving threshold, arXiv:2311.17082, alg. 1.
 
     ``threshold <- decay threshold + (1 - decay) aggregate(errors)`` after every round.
+
+    The paper knows no buffers; here a guess with one that is off by more than its unit is not good enough.
     """
 
     tail, exact, moves = True, False, True
@@ -123,7 +129,7 @@ class Paper:
     def __call__(self, norms: Norms, groups: Mapping[str, Group]) -> float:
         count = sum(norms.count.values())
         error = 1e6 * sum(norms.error.values()) / count if norms.error and count else 0.0
-        return math.inf if math.isnan(error) else error
+        return math.inf if any(_number(off) > 1 for off in norms.buffers.values()) else _number(error)
 
     def settle(self, errors: list[float]) -> None:
         """Move the threshold; an error that is not finite would lift it for good, and is left out."""
@@ -135,6 +141,11 @@ class Paper:
 ERROR_RULES: dict[str, Callable[..., Rule]] = {"step": Step, "paper": Paper}
 
 
+def _number(error: float) -> float:
+    """NaN is never small."""
+    return math.inf if math.isnan(error) else error
+
+
 def measure(
     guesses: Sequence[State],
     rolled: Sequence[State],
@@ -142,6 +153,8 @@ def measure(
     groups: Sequence[Mapping[str, Group]],
     exact: bool = False,
     parts: Parts = WHOLE,
+    units: Units | None = None,
+    distance: Callable[[str, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[list[Norms], list[str | None]]:
     """Norms of a round, read back from the device once.
 
@@ -152,6 +165,8 @@ def measure(
         groups: [W] error groups of the updates.
         exact: compare bits too, buffers included.
         parts: how states lie over processes; the same numbers come out however they do.
+        units: of the buffers' differences.
+        distance: (name, rolled-out buffer, the guess's) to how far they differ; by the kind of their type by default.
 
     Returns:
         norms: [W] of slots 1..W.
@@ -159,6 +174,8 @@ def measure(
     """
     reading = _Reading()
     norms: list[Norms] = []
+    units = units or Units()
+    distance = distance or (lambda name, now, then: buffers.distance(now, then))
 
     def mine(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in named.items() if parts.counts(rolled[0], name)}
@@ -176,6 +193,10 @@ def measure(
         measured = [n for group in groups[i].values() if group.step is None for n in group.names]
         old = {**before.buffers, **before.params}
         reading.difference(("moved", i), mine({name: named[name] for name in measured}), old)
+        for name, buffer in mine(state.buffers).items():
+            if name not in named and math.isfinite(units.of(name)) and buffer is not guess.buffers[name]:
+                off = distance(name, buffer, guess.buffers[name])
+                reading.value(("buffer", i), name, off / units.of(name))
         if exact:
             for now, then in ((state.params, guess.params), (state.buffers, guess.buffers)):
                 reading.bits(("bits", i), list(mine(now).values()), [then[n] for n in mine(now)])
@@ -187,6 +208,8 @@ def measure(
         if kind == "grad":
             if not math.isfinite(value):
                 suspects.append((i, name))
+        elif kind == "buffer":
+            norms[i].buffers[name] = value
         elif kind == "bits":
             norms[i].differs |= value != 0
         else:
@@ -251,6 +274,10 @@ class _Reading:
             x, y = (torch.view_as_real(t) if t.is_complex() else t for t in (x.detach(), y.detach()))
             as_bits = BITS[x.element_size()]
             self._add(kind, [""], [((x.view(as_bits) != y.view(as_bits)) | (x != x)).any()])
+
+    def value(self, kind: tuple[str, int], name: str, value: Tensor) -> None:
+        """A number that is known on the device."""
+        self._add(kind, [name], [value])
 
     def read(self) -> list[tuple[str, int, str, float]]:
         """Everything, in the order of the device's types; waits for the device once."""

@@ -11,6 +11,7 @@ from dreamprop.shards import Sharded
 
 PLAIN = (
     "window", "tolerance", "error_rule", "threshold", "decay", "aggregate", "predictor", "on_nonfinite",
+    "audit", "buffer_units",
 )  # fmt: skip
 """Keys that are arguments of `dreamprop.solve` as they are."""
 

@@ -14,9 +14,12 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from numbers import Integral
 from typing import TypeVar
 
+from dreamprop.audit import SHARE, Audit
+from dreamprop.buffers import Units, trend
 from dreamprop.error import ERROR_RULES, Paper, Rule, Step, measure
 from dreamprop.evaluate import EVALUATORS, Evaluator, batched, distributed
 from dreamprop.memory import reuse
@@ -47,6 +50,8 @@ def solve(
     predictor: str = "momentum",
     evaluator: Evaluator | str | None = None,
     on_nonfinite: str = "stop",
+    buffer_units: Mapping[str, float] | None = None,
+    audit: float = SHARE,
     state: State | Window | None = None,
     callback: Callable[[Round], None] | None = None,
 ) -> Solution:
@@ -71,6 +76,10 @@ def solve(
             else, and with ``tolerance=0``, whose promise a batch's rounding would break, one by one.
         on_nonfinite: what a drift that is not finite does at an accepted state: ``stop``, or ``skip``: the
             update is left out and counted, as a gradient scaler does.
+        buffer_units: by name or pattern of a buffer (``"*.occs"``), the relative difference that counts as much as
+            an error of one nominal step; 0.1 by default, ``inf`` leaves a buffer out of the error.
+        audit: share of the accepted steps whose drift is evaluated again at the state that was accepted, to tell in
+            ``stats.audits`` what the tolerance gave up; 0: none. The run does not depend on it.
         state: where to go on from; ``process.init()`` by default. From the ``window`` of a round the run goes on
             as if it had never stopped, bit for bit.
         callback: called after every round, with the accepted state. What it raises ends the run.
@@ -91,18 +100,22 @@ def solve(
     guess = _named("predictor", predictor, PREDICTORS)
     _named("on_nonfinite", on_nonfinite, ON_NONFINITE)
     evaluate = _evaluator(process, evaluator, rule)
+    units = Units(buffer_units)
     first = start(process, num_steps, state)
     if rule.moves and first.threshold is not None:
         rule.limit = first.threshold
     chain, parts = _spread(process, evaluate, first)
-    known = [parts.take(state) for state in first.states]
+    known, moving = [parts.take(state) for state in first.states], first.trend
+    check = Audit(0.0 if rule.exact else audit, getattr(getattr(evaluate, "ranks", None), "size", 1))
+    distance = getattr(process, "buffer_distance", None)
+    look = partial(measure, exact=rule.exact, parts=parts, units=units, distance=distance)
     stats = Stats.begin(known[0].step, num_steps)
     while (base := known[0]).step < num_steps:
         lap = Laps()
         end = end_of(base.step, window, num_steps, chain.boundaries)
         size = end - base.step
         tail = rule.tail and end not in chain.boundaries
-        guesses = fill(known, size + tail, lambda state: guess(chain, state))
+        guesses = fill(known, size + tail, partial(guess, chain), moving)
         lap("guess")
 
         drifts = evaluate(chain, guesses[:size])
@@ -114,7 +127,7 @@ def solve(
         lap("rollout")
 
         named = [groups(chain, base, step) for step in range(base.step, end)]
-        norms, bad = measure(guesses, rolled, drifts, named, rule.exact, parts)
+        norms, bad = look(guesses, rolled, drifts, named)
         usable = next((slot for slot in range(size) if bad[slot] is not None), size)
         behind = [rule(n, group) for n, group in zip(norms[:usable], named, strict=False)]
         errors = [0.0, *behind[:-1]] + [math.inf] * (size - max(usable, 1))  # [W] of the drifts' states
@@ -122,13 +135,18 @@ def solve(
         rule.settle(behind[: len(guesses) - 1])
         lap("error")
 
+        found: list[float] = []
         if usable:
             known = advance(rolled[:usable], stride)
+            moving = trend([base, *rolled[:usable]], moving) if predictor == "momentum" else {}
+            last = known[0].step == num_steps
+            found = check(partial(evaluate, chain), rolled, drifts, stride, last, parts)
+            lap("audit")
         else:
-            stride, known = 1, [pass_over(chain, base, str(bad[0]), on_nonfinite, stats)]
+            stride, known, moving = 1, [pass_over(chain, base, str(bad[0]), on_nonfinite, stats)], {}
         round = Round(
             known[0].step, num_steps, stride, errors, size, lap.total, stats.num_rounds, known,
-            not usable, rule.limit if rule.moves else None, lap.seconds, parts,
+            not usable, rule.limit if rule.moves else None, lap.seconds, parts, moving, found,
         )  # fmt: skip
         stats.add(round)
         if callback is not None:

@@ -17,7 +17,7 @@ class Group:
     """Parameters whose error is measured together, and the unit it is measured in."""
 
     names: tuple[str, ...]
-    """Names of parameters; a floating-point buffer may be named too, to have it counted."""
+    """Names of parameters; a floating-point buffer may be named too, to be measured in this group's unit."""
     step: float | None
     """Nominal step: the learning rate at that step. ``None``: the root mean square of what the update moved.
     ``inf``: these are left out of the error."""
@@ -34,6 +34,8 @@ class Process(Protocol):
     * ``groups(step) -> Mapping[str, Group]``: the parts of the error; without it all parameters are one group
       measured by what the update moved.
     * ``skip(state) -> State``: the next state with the update left out; without it a copy a step later.
+    * ``buffer_distance(name, rolled_out, guessed) -> Tensor``: how far two buffers differ, relative to their size;
+      without it by the kind of their type, see ``dreamprop.buffers.distance``.
     * ``elementwise(step) -> bool``: whether the update (and the prediction) into a step moves every element of the
       parameters by its own gradient and moments alone; what layout ``sharded`` must know.
 

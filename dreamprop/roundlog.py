@@ -8,9 +8,9 @@ from typing import Any, Self
 from dreamprop.files import replacing, writing
 from dreamprop.solution import Round
 
-LAPS = ("guess", "drift", "exchange", "rollout", "error")
+LAPS = ("guess", "drift", "exchange", "rollout", "error", "audit")
 COLUMNS = (
-    "round", "step", "stride", "drifts", "skipped", "error", "errors", "seconds", "wall_seconds",
+    "round", "step", "stride", "drifts", "skipped", "error", "errors", "audit", "seconds", "wall_seconds",
     *(f"seconds_{lap}" for lap in LAPS),
 )  # fmt: skip
 
@@ -20,8 +20,9 @@ class RoundLog:
 
     Columns: `round` (from 0), `step` (accepted up to), `stride` (steps accepted), `drifts` (evaluated),
     `error` (the largest of the accepted slots, in nominal steps), `errors` (of every slot, separated by
-    spaces), `seconds` (of the round), `wall_seconds` (of all rounds so far), `skipped` (1 where the update was left
-    out), and `seconds_*`: what the parts of the round took, `exchange` with the wait for other processes.
+    spaces), `audit` (relative differences of drifts evaluated again at accepted states), `seconds` (of the round),
+    `wall_seconds` (of all rounds so far), `skipped` (1 where the update was left out), and `seconds_*`: what the
+    parts of the round took, `exchange` with the wait for other processes.
 
     Args:
         folder: the folder of the run.
@@ -72,6 +73,11 @@ class RoundLog:
         return sum(int(row["skipped"]) for row in self.rows)
 
     @property
+    def audits(self) -> list[float]:
+        """Relative differences of drifts that were evaluated again, so far."""
+        return [float(a) for row in self.rows for a in row["audit"].split()]
+
+    @property
     def laps(self) -> dict[str, float]:
         """Seconds of all rounds so far, by part."""
         return {lap: sum(float(row[f"seconds_{lap}"]) for row in self.rows) for lap in LAPS}
@@ -91,6 +97,7 @@ class RoundLog:
             "skipped": int(round.skipped),
             "error": f"{error:.6g}",
             "errors": " ".join(f"{e:.6g}" for e in round.errors),
+            "audit": " ".join(f"{a:.6g}" for a in round.audits),
             "seconds": f"{round.seconds:.6f}",
             "wall_seconds": f"{self.wall_seconds + round.seconds:.6f}",
         } | {f"seconds_{lap}": f"{round.laps.get(lap, 0.0):.6f}" for lap in LAPS}
@@ -115,8 +122,9 @@ def _rows(path: Path, step: int) -> list[dict[str, Any]]:
                 numbers += [
                     float(row[c]) for c in COLUMNS if c.endswith("seconds") or c.startswith("seconds")
                 ]
+                [float(a) for a in row["audit"].split()]
                 whole = min(numbers) >= 0 and numbers[0] <= step
-            except (KeyError, TypeError, ValueError):
+            except (AttributeError, KeyError, TypeError, ValueError):
                 break
             if not whole:
                 break

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def train(
     device = device_of(experiment.config.device)
     if window is None:
         window = Window((process.init(),))
-    window = Window(tuple(to(state, device) for state in window.states), window.threshold)
+    trend = {name: step.to(device) for name, step in window.trend.items()}
+    window = replace(window, states=tuple(to(state, device) for state in window.states), trend=trend)
     first = window.states[0].step
     lead = ranks.rank == 0
     if lead:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from dreamprop.audit import SHARE
 from dreamprop.config import InputError, choose
 
 ERROR_RULES = ("step", "paper")
@@ -54,6 +55,12 @@ class ParallelConfig:
     process: less memory and less to send)."""
     on_nonfinite: str = "stop"
     """What a drift that is not finite does: `stop`, or `skip` its update as a gradient scaler does, and count it."""
+    audit: float = SHARE
+    """Share of the accepted steps whose drift is evaluated again at the state that was accepted, to report what the
+    tolerance gave up; 0: none."""
+    buffer_units: dict[str, float] = field(default_factory=dict)
+    """By name or pattern of a buffer, the relative difference that counts as one nominal step (0.1 by default; `.inf`
+    leaves it out), as in `{"*.occs": .inf}`."""
     timeout: float = 600.0
     """Seconds that another process may be silent before it is named and the run ends."""
 
@@ -72,6 +79,13 @@ class ParallelConfig:
             raise InputError(
                 f"parallel.sub_batch must be >= 1, got {self.sub_batch}; use null for all states"
             )
+        if not 0 <= self.audit <= 1:
+            raise InputError(f"parallel.audit must be in [0, 1], got {self.audit}; use 0 for none")
+        for name, unit in self.buffer_units.items():
+            if not unit > 0:
+                raise InputError(
+                    f"parallel.buffer_units must be > 0, got {unit} for {name}; use .inf to leave it out"
+                )
         if not (self.timeout > 0 and math.isfinite(self.timeout)):
             raise InputError(f"parallel.timeout must be > 0 seconds, got {self.timeout}; use 600")
         choose(self.error_rule, ERROR_RULES, "parallel.error_rule")

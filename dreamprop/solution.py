@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
+
+from torch import Tensor
 
 from dreamprop.process import Process
 from dreamprop.shards import WHOLE, Parts
@@ -63,6 +65,10 @@ class Round:
     """Wall-clock time by part of the round."""
     parts: Parts = WHOLE
     """How states lie over processes."""
+    trend: Mapping[str, Tensor] = field(default_factory=dict)
+    """What integer buffers are expected to move by each step, by name."""
+    audits: list[float] = field(default_factory=list)
+    """Relative differences of drifts that were evaluated again at the state that was accepted, found in this round."""
 
     @cached_property
     def state(self) -> State:
@@ -74,7 +80,7 @@ class Round:
         """What ``solve`` goes on from exactly. In layout ``sharded`` all ranks must ask for it in the same rounds."""
         last = len(self.known) - 1
         ahead = [replace(s, moments={}) if i < last else s for i, s in enumerate(self.known) if i]
-        return Window((self.state, *(self.parts.whole(state) for state in ahead)), self.threshold)
+        return Window((self.state, *(self.parts.whole(state) for state in ahead)), self.threshold, self.trend)
 
 
 @dataclass
@@ -95,11 +101,15 @@ class Stats:
     """Steps passed over because their drift was not finite."""
     in_a_row: int = 0
     """Of those, the last ones without another step between them."""
+    audits: list[float] = field(default_factory=list)
+    """For a sample of the accepted steps, how far the drift that was used is from that of the accepted state, relative
+    to its norm."""
     wall_seconds: float = 0.0
     """Wall-clock time of the whole run, with the callbacks."""
     laps: dict[str, float] = field(default_factory=dict)
     """Wall-clock time by part of a round: ``guess``, ``drift``, ``exchange`` (waiting for other ranks included),
-    ``rollout`` and ``error``. A GPU works behind the program's back: what it does shows where it is waited for."""
+    ``rollout``, ``error`` and ``audit``. A GPU works behind the program's back: what it does shows where it is
+    waited for."""
 
     @property
     def speedup_rounds(self) -> float:
@@ -117,6 +127,7 @@ class Stats:
         self.num_drifts += round.drifts
         self.num_skipped += round.skipped
         self.in_a_row = self.in_a_row + 1 if round.skipped else 0
+        self.audits += round.audits
         self.strides.append(round.stride)
         self.errors.append(round.errors)
         for part, seconds in round.laps.items():

@@ -256,13 +256,6 @@ def _split(moments: Mapping[str, Tensor]) -> dict[str, Named]:
     return by_name
 
 
-def moved(buffer: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """A buffer after a drift that saw ``old`` become ``new``: ``b + (new - old)``, and ``new`` where b is old."""
-    if buffer.dtype == torch.bool:
-        return new.clone()
-    return torch.where(buffer == old, new, buffer + (new - old))
-
-
 def _count(moments: Mapping[str, Tensor] | None, step: int) -> int:
     """How many updates the moments of a parameter have seen."""
     if not moments:

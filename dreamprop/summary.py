@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import dreamprop as dp
+from dreamprop import audit
 from dreamprop.build import Experiment, device_of
 from dreamprop.parallel import evaluator_name
 from dreamprop.ranks import Ranks
@@ -39,6 +40,7 @@ def summarize(
         "layout": "replicated" if sequential else config.parallel.layout,
         "sub_batch": None if sequential else config.parallel.sub_batch,
         "skipped": log.skipped,
+        "audit": audit.summary(log.audits),
         "seconds": log.laps,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),

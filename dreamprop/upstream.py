@@ -22,8 +22,8 @@ import torch
 from omegaconf import OmegaConf
 
 import dreamprop as dp
+from dreamprop import audit, crew, files, parallel
 from dreamprop import config as configs
-from dreamprop import crew, files, parallel
 from dreamprop.build import device_of
 from dreamprop.config import InputError
 from dreamprop.interrupt import Guard, Interrupted
@@ -366,6 +366,7 @@ class Run:
             "layout": "replicated" if alone else block.layout,
             "sub_batch": None if alone else block.sub_batch,
             "skipped": self._log.skipped,
+            "audit": audit.summary(self._log.audits),
             "seconds": self._log.laps,
             "peak_memory_bytes": self._peak.bytes,
             "parallel": {"window": 1} if alone else asdict(block),

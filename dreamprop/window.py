@@ -5,9 +5,12 @@ A window is the accepted state that enters step b, the base, and guesses of thos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
+from dreamprop.buffers import follow
 from dreamprop.state import State
 
 
@@ -20,6 +23,8 @@ class Window:
     moments."""
     threshold: float | None = None
     """Where the error rule's threshold has come to, if it moves."""
+    trend: Mapping[str, Tensor] = field(default_factory=dict)
+    """What integer buffers are expected to move by each step, by name."""
 
 
 def end_of(base: int, size: int, num_steps: int, boundaries: Collection[int]) -> int:
@@ -41,20 +46,23 @@ def end_of(base: int, size: int, num_steps: int, boundaries: Collection[int]) ->
     return next((step for step in range(base + 1, last) if step in boundaries), last)
 
 
-def fill(known: Sequence[State], count: int, predict: Callable[[State], State]) -> list[State]:
+def fill(
+    known: Sequence[State], count: int, predict: Callable[[State], State], trend: Mapping[str, Tensor]
+) -> list[State]:
     """The states of a window: those known from the last round, then fresh guesses, each from the one before.
 
     Args:
         known: the base, then rolled-out states that follow it.
         count: states of the window.
         predict: guesses the next state.
+        trend: what integer buffers are expected to move by each step.
 
     Returns:
         [count] the base as it is, and guesses without moments, which a drift does not read.
     """
     states = list(known[:count])
     while len(states) < count:
-        states.append(predict(states[-1]))
+        states.append(follow(predict(states[-1]), states[-1], trend))
     return [states[0]] + [replace(state, moments={}) for state in states[1:]]
 
 

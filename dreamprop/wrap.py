@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamprop.buffers import moved
 from dreamprop.process import Group
 from dreamprop.rng import generator, seeded
 from dreamprop.state import Drift, State, check_names
-from dreamprop.stepper import Stepper, clip, moved, norm_of
+from dreamprop.stepper import Stepper, clip, norm_of
 
 Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
 NORM = "norm"
@@ -139,8 +140,8 @@ class Wrapped:
     def update(self, state: State, drift: Drift) -> State:
         """One step of the optimiser on copies, with the options that its schedule has at this step.
 
-        Buffers: the change that the drift saw is applied to this state's, ``b + (new - old)``, so that
-        running averages and counters go on from accepted values; where b is the old value it becomes the new.
+        Buffers: entries that the drift changed move by what it changed, ``b + (new - old)``, so that flags, running
+        averages and counters go on from accepted values; the others stay as they are.
         """
         aux = drift.aux
         clipped = clip(self._max_norm, aux[NORM]) if self._max_norm is not None else None

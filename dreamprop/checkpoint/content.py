@@ -1,7 +1,8 @@
 """What a checkpoint holds: the tensors of a window as bytes, and a description of them as JSON.
 
 Names: those of the accepted state are ``params/<name>``, ``moments/<name>`` and ``buffers/<name>``, those of the
-i-th state rolled out ahead of it ``ahead/<i>/params/<name>`` and so on.
+i-th state rolled out ahead of it ``ahead/<i>/params/<name>`` and so on; ``trend/<name>`` is what an integer buffer is
+expected to move by each step.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dreamprop.window import Window
 
 FORMAT = "dreamprop-state-2"
 PARTS = ("params", "moments", "buffers")
+TREND = "trend"
 DTYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool,
     torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8,
@@ -62,7 +64,7 @@ def pack(window: Window, meta: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]
             f"states of a window must enter steps that follow one another, got {steps}; save a round's"
         )
     tensors, strides = {}, {}
-    for where, part in zip(_places(steps), _parts(window.states), strict=True):
+    for where, part in zip(_places(steps), _parts(window), strict=True):
         for name, tensor in part.items():
             key = f"{where}/{name}"
             tensors[key] = _plain(key, tensor)
@@ -117,7 +119,7 @@ def unpack(data: bytes, about: Mapping[str, Any]) -> Window:
     named = iter(parts.values())
     states = tuple(State(next(named), next(named), next(named), step) for step in steps)
     threshold = about["threshold"]
-    return Window(states, None if threshold is None else float(threshold))
+    return Window(states, None if threshold is None else float(threshold), next(named))
 
 
 def to_json(about: Mapping[str, Any]) -> bytes:
@@ -155,11 +157,11 @@ def from_json(text: bytes) -> dict[str, Any]:
 
 def _places(steps: Sequence[int]) -> list[str]:
     """Where the parts of the states are, in order."""
-    return [f"ahead/{i}/{part}" if i else part for i in range(len(steps)) for part in PARTS]
+    return [*(f"ahead/{i}/{part}" if i else part for i in range(len(steps)) for part in PARTS), TREND]
 
 
-def _parts(states: Sequence[State]) -> list[dict[str, Tensor]]:
-    return [part for state in states for part in (state.params, state.moments, state.buffers)]
+def _parts(window: Window) -> list[Mapping[str, Tensor]]:
+    return [*(getattr(state, part) for state in window.states for part in PARTS), window.trend]
 
 
 def _plain(key: str, tensor: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamprop.buffers import moved
+
 KINDS: tuple[type, ...] = (type(None), bool, int, float)
 """What a carried number may be; its index is written beside its value."""
 NUMBERS = "attributes"
@@ -118,6 +120,43 @@ class Carried:
                     f"{kind}.{name} must stay a number, got {type(value).__name__}; it cannot be put back"
                 )
             yield value
+
+
+def after(name: str, value: Tensor, old: Tensor, seen: Tensor | None, new: Tensor) -> Tensor:
+    """What a buffer or a carried attribute becomes by a drift that was given ``old`` and left ``new``.
+
+    What the update hooks wrote into an attribute before the step follows from the step, so it is set; what the
+    step itself changed is counted on, as with every buffer.
+
+    Args:
+        name: of the buffer.
+        value: of the rolled-out state.
+        old: what the drift was given.
+        seen: an attribute as the training step found it, behind the update hooks; None for a buffer.
+        new: what the drift left.
+    """
+    if seen is None or not value.shape == old.shape == seen.shape == new.shape:
+        return moved(value, old, new)
+    if name != NUMBERS:
+        return moved(torch.where(seen == old, value, seen), seen, new)
+    value = torch.where((seen == old).all(-1, keepdim=True), value, seen)
+    countable = torch.stack([value, seen, new])[..., :1].ge(KINDS.index(int)).all(0)  # [N, 1]
+    return torch.where(
+        countable, moved(value, seen, new), torch.where((new == seen).all(-1, True), value, new)
+    )
+
+
+def numbers_distance(now: Tensor, then: Tensor) -> Tensor:
+    """How far two states of the numbers are apart: ``max |a - b| / max(|a|, |b|)``.
+
+    Infinite where the kinds or the truth values of one differ. Shapes: [N, 2], kind and value.
+    """
+    a, b = now[:, 1], then[:, 1]
+    same = (a == b) | (a.isnan() & b.isnan())
+    relative = ((a - b).abs() / torch.maximum(a.abs(), b.abs())).masked_fill(same, 0)
+    countable = (now[:, 0] == then[:, 0]) & (now[:, 0] >= KINDS.index(int))
+    relative = relative.masked_fill(~countable & ~(same & (now[:, 0] == then[:, 0])), torch.inf)
+    return relative.max() if len(relative) else relative.new_zeros(())
 
 
 def _same(old: Tensor, new: Tensor) -> bool:

@@ -107,11 +107,13 @@ class Replica:
         self.view.global_step = state.step
 
     def evaluate(self, state: State) -> Drift:
-        """Gradients at a state; in aux each buffer before, ``old/<name>``, and after, ``new/<name>``."""
+        """Gradients at a state; in aux each buffer before, ``old/<name>``, and after, ``new/<name>``; of what is
+        carried in attributes also ``seen/<name>``, what the training step found behind the update hooks."""
         system, terms = self.system, self._terms
         self.write(state)
         self._clear()
         logged: dict[str, Tensor] = {}
+        seen: dict[str, Tensor] = {}
         with self._attached(logged):
             for index in range(state.step * terms.accumulate, (state.step + 1) * terms.accumulate):
                 with seeded(self._seed, index, self._device, "batch"):
@@ -119,6 +121,7 @@ class Replica:
                 self.view.global_step = state.step
                 with seeded(self._seed, index, self._device, "step"):
                     _optional(system, "on_train_batch_start", batch, index)
+                    seen = seen or self._carried.read(state.buffers)
                     with terms.context():
                         output = system.training_step(batch, index)
                     self._backward(output, state)
@@ -134,7 +137,7 @@ class Replica:
         after = self.read(state.buffers)[1]
         for name, value in after.items():
             aux[f"old/{name}"], aux[f"new/{name}"] = state.buffers[name], value
-        return Drift(grads, aux)
+        return Drift(grads, aux | {f"seen/{name}": value for name, value in seen.items()})
 
     def _backward(self, output: Any, state: State) -> None:
         loss = output.get("loss") if isinstance(output, Mapping) else output

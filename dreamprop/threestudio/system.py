@@ -15,15 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamprop.buffers import distance
 from dreamprop.process import Group
 from dreamprop.state import Drift, State
-from dreamprop.stepper import Stepper, moved
+from dreamprop.stepper import Stepper
 from dreamprop.threestudio.copies import frozen_networks, meeting_points
 from dreamprop.threestudio.meeting import Meeting
-from dreamprop.threestudio.parts import NUMBERS, TENSOR
+from dreamprop.threestudio.parts import NUMBERS, after, numbers_distance
 from dreamprop.threestudio.replica import LOG, NORM, OVERFLOW, Replica
 from dreamprop.threestudio.terms import SCALE, Terms, rescale, scaler_state
 from dreamprop.threestudio.view import View
+
+
+AVERAGES = 0.2
+"""Weight of nerfacc's running averages (`occs`) beside what they say is occupied (`binaries`)."""
 
 
 class Threestudio:
@@ -117,7 +122,7 @@ class Threestudio:
         return reason
 
     def update(self, state: State, drift: Drift) -> State:
-        """The optimiser on copies, with the options of this step; buffers as the drift left them."""
+        """The optimiser on copies, with the options of this step; buffers moved by what the drift changed."""
         aux = drift.aux
         overflow = bool(aux[OVERFLOW]) if OVERFLOW in aux else False
         if overflow:  # as torch.amp.GradScaler does: this step is not taken
@@ -129,7 +134,8 @@ class Threestudio:
         buffers = dict(state.buffers)
         for name, value in state.buffers.items():
             if f"new/{name}" in aux:
-                buffers[name] = _after(name, value, aux[f"old/{name}"], aux[f"new/{name}"])
+                seen = aux.get(f"seen/{name}")
+                buffers[name] = after(name, value, aux[f"old/{name}"], seen, aux[f"new/{name}"])
         buffers |= rescale(buffers, self.terms.scaling, overflow)
         self.logged[state.step] = {k[len(LOG) :]: v for k, v in aux.items() if k.startswith(LOG)}
         return State(params, moments, buffers, state.step + 1)
@@ -145,6 +151,17 @@ class Threestudio:
     def groups(self, step: int) -> Mapping[str, Group]:
         """The optimiser's groups with their learning rates."""
         return self.stepper.groups(step)
+
+    def buffer_distance(self, name: str, now: Tensor, then: Tensor) -> Tensor:
+        """How far two buffers differ; of the numbers in plain attributes, the one that differs most counts.
+
+        The averages behind an occupancy grid count a fifth: a step reads what is occupied, and the averages only
+        where the grid is made anew.
+        """
+        if name == NUMBERS:
+            return numbers_distance(now, then)
+        grid = name.endswith(".occs") and now.is_floating_point()
+        return distance(now, then) * (AVERAGES if grid else 1.0)
 
     def elementwise(self, step: int) -> bool:
         """Whether the optimiser moves every element on its own, for states in pieces; else raises why not."""
@@ -220,10 +237,3 @@ def untrained(system: Any, names: Iterable[str]) -> list[str]:
     """Parameters of a system that its optimiser does not hold."""
     held = set(names)
     return [name for name, _ in system.named_parameters() if name not in held]
-
-
-def _after(name: str, value: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    if name == NUMBERS or name.startswith(TENSOR) or value.shape != new.shape:
-        # set, not accumulated: what the drift set holds, and what it left stays
-        return new if not torch.equal(old, new) else value
-    return moved(value, old, new)

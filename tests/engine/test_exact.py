@@ -198,7 +198,8 @@ def test_any_chain(
     got = dp.solve(process, steps, window, tolerance, error_rule=rule, callback=rounds.append)
     assert got.state.step == steps == sum(got.stats.strides)
     assert got.stats.num_rounds == len(rounds) == len(got.stats.strides)
-    assert got.stats.num_drifts == len(process.evaluated) <= got.stats.num_rounds * window
+    assert got.stats.num_drifts + len(got.stats.audits) == len(process.evaluated)
+    assert got.stats.num_drifts <= got.stats.num_rounds * window
     assert all(1 <= done.stride <= len(done.errors) == done.drifts and done.errors[0] == 0 for done in rounds)
     if rule == "step":
         assert all(error <= tolerance for done in rounds for error in done.errors[: done.stride])

@@ -1,0 +1,115 @@
+"""Buffers along a chain: how what a drift wrote enters the rollout, how far two of them differ, how counts go on.
+
+A drift of a window is evaluated at a guess, whose buffers may lag behind. So the rollout takes over what the drift
+*changed*, entry by entry, and a buffer that differs counts as an error of the guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from dreamprop.state import State
+
+UNIT = 0.1
+"""Relative difference of a buffer that counts as much as an error of one nominal step."""
+
+
+def moved(buffer: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """A buffer after a drift that saw ``old`` become ``new``.
+
+    Entries that the drift left alone keep their value. Of the others, booleans become what the drift wrote, and
+    numbers move by what it changed, ``b + (new - old)``, so that counts and averages go on from accepted values;
+    where b is the old value it becomes the new one to the bit.
+
+    Args:
+        buffer: of the rolled-out state.
+        old: what the drift was given, of the same shape; where shapes differ the buffer is replaced.
+        new: what it left.
+    """
+    if not buffer.shape == old.shape == new.shape:
+        return new
+    if buffer.dtype == torch.bool:
+        return torch.where(new == old, buffer, new)
+    return torch.where(new == old, buffer, torch.where(buffer == old, new, buffer + (new - old)))
+
+
+def distance(now: Tensor, then: Tensor) -> Tensor:
+    """How far two buffers of one shape differ, relative to their size: a scalar on their device.
+
+    * booleans: entries that differ, as a share of those that are set in either: of the occupied cells of a grid;
+    * integers, and floats that hold whole numbers alone (a count, a mask): 0 if equal, else infinite;
+    * other floats: ``||now - then|| / max(||now||, ||then||)``.
+    """
+    if now.dtype == torch.bool:
+        return (now ^ then).sum() / (now | then).sum().clamp(min=1)
+    same = now == then
+    unequal = torch.where(same.all(), 0.0, torch.inf)
+    if not (now.is_floating_point() or now.is_complex()):
+        return unequal
+    same |= now.isnan() & then.isnan()
+    wide = torch.float32 if now.dtype.itemsize < 4 else None
+    off = torch.linalg.vector_norm((now - then).masked_fill(same, 0), dtype=wide)
+    size = torch.maximum(*(torch.linalg.vector_norm(t, dtype=wide) for t in (now, then)))
+    relative = torch.where(off == 0, 0.0, off / size).float()
+    if now.is_complex():
+        return relative
+    whole = (now == now.round()).all() & (then == then.round()).all()
+    return torch.where(whole, unequal.to(relative.device), relative)
+
+
+class Units:
+    """The unit of each buffer's relative difference.
+
+    Args:
+        given: units by name, or by a pattern as of a shell (``*.occs``), the first that fits; ``inf`` leaves a
+            buffer out of the error.
+
+    Raises:
+        ValueError: a unit is not > 0.
+    """
+
+    def __init__(self, given: Mapping[str, float] | None = None) -> None:
+        self._given = dict(given or {})
+        for name, unit in self._given.items():
+            if not unit > 0:
+                raise ValueError(f"buffer_units must be > 0, got {unit} for {name}; use inf to leave it out")
+
+    def of(self, name: str) -> float:
+        """The unit of a buffer; ``UNIT`` by default."""
+        return next((unit for fits, unit in self._given.items() if fnmatchcase(name, fits)), UNIT)
+
+
+def trend(states: Sequence[State], before: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What integer buffers move by each step: what they moved by in both of the last two, and else 0.
+
+    A count would else be wrong in every fresh guess, and the guess would be rejected for it.
+
+    Args:
+        states: that follow one another; of the last three it is read off.
+        before: what they were taken to move by, kept where there are fewer states.
+    """
+    if len(states) < 3:
+        return before
+    first, middle, last = (state.buffers for state in states[-3:])
+    found = {}
+    for name, value in last.items():
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            continue
+        if value is middle[name] or not value.shape == middle[name].shape == first[name].shape:
+            continue
+        step = value - middle[name]
+        found[name] = torch.where(step == middle[name] - first[name], step, torch.zeros_like(step))
+    return found
+
+
+def follow(guess: State, known: State, trend: Mapping[str, Tensor]) -> State:
+    """A guess with its integer buffers moved along a trend, those that the process guessed itself left as they are."""
+    moving = {n: b + trend[n] for n, b in guess.buffers.items() if n in trend and b is known.buffers.get(n)}
+    if not moving:
+        return guess
+    return replace(guess, buffers={**guess.buffers, **moving})
