@@ -121,7 +121,7 @@ def run(arguments: Sequence[str]) -> int:
     if _threestudio(given):
         if not given.verbose:
             _hush()
-        from dreamprop.upstream import launch
+        from dreamprop.upstream.launch import launch
 
         return launch(given)
     if given.validate or given.test:

@@ -16,7 +16,7 @@ table { border-collapse: collapse; margin: 1rem 0; }
 td, th { padding: .3rem .8rem; border-bottom: 1px solid #ddd; }
 th { text-align: left; font-weight: 600; } td { font-variant-numeric: tabular-nums; }
 .row { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; }
-figure.turn img { width: 16rem; } figure.views img { width: 100%; image-rendering: pixelated; }
+figure.turn { flex: 1 1 12rem; } figure.turn img { width: 100%; } figure.views img { width: 100%; image-rendering: pixelated; }
 figcaption { font-size: .9rem; color: #555; } img, svg { max-width: 100%; height: auto; }
 .big { font-size: 1.15rem; } .small { font-size: .9rem; color: #555; }
 """
@@ -97,8 +97,9 @@ def _nearness(report: Mapping[str, Any]) -> str:
     """How near the views of the runs are, in words."""
     if not report["views"]:
         return "there were no pictures to compare."
+    same = "the result is the sequential run's bit for bit; " if report["identical"] else ""
     return (
-        f"the views agree with the sequential run's to <b>{report['psnr_db']:.1f} dB</b> "
+        f"{same}the views agree with the sequential run's to <b>{report['psnr_db']:.1f} dB</b> "
         f"(SSIM {report['ssim']:.3f}). A sequential run with other noise agrees with it to "
         f"{report['seed_noise_psnr_db']:.1f} dB (SSIM {report['seed_noise_ssim']:.3f})."
     )
@@ -131,12 +132,15 @@ def _numbers(report: Mapping[str, Any]) -> str:
 
 def _audit(audit: Mapping[str, Any] | None) -> str:
     """How far drifts that were used are from those at the states that were accepted, in words."""
-    if not audit or not audit["count"]:
+    if not audit:
         return ""
+    median, worst = (
+        "beyond any number" if off is None else f"by {off:.2%} of its size"
+        for off in (audit["median"], audit["worst"])
+    )
     return (
-        f"<p>Audit: {audit['count']} accepted steps of the accelerated run were evaluated again at the accepted state. "
-        f"The drift that was used differs from that by {audit['median']:.2%} of its size in the median, "
-        f"{audit['worst']:.2%} in the worst case.</p>"
+        f"<p>Audit of the accelerated run: {audit['count']} of the drifts that it used, evaluated again at the state "
+        f"that was accepted, come out different {median} in the median, {worst} at worst.</p>"
     )
 
 

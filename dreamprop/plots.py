@@ -52,7 +52,8 @@ def losses(runs: Mapping[str, Losses]) -> str:
     grid = figure.subplots(math.ceil(len(names) / columns), columns, squeeze=False)
     for name, axes in zip(names, grid.flat, strict=False):
         for color, (label, logged) in enumerate(runs.items()):
-            axes.plot(*_thinned(logged.get(name, [])), label=label, color=f"C{color}", linewidth=1)
+            width = 1 if color else 3  # what lies on the first one should not hide it
+            axes.plot(*_thinned(logged.get(name, [])), label=label, color=f"C{color}", linewidth=width)
         axes.set_title(name, fontsize="small")
     for axes in list(grid.flat)[len(names) :]:
         axes.remove()

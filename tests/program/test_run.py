@@ -182,7 +182,8 @@ def test_compare_writes_a_report(cli: Cli) -> None:
     page = (FOLDER / "report.html").read_text()
     assert page.count("data:image/gif;base64,") == 3 and page.count("data:image/png;base64,") == 3
     assert "<svg" in page and 'src="http' not in page and "a red sphere" in page
-    assert "MiB" in page and "Audit" not in page and "occupied cells" not in page
+    assert "MiB" in page and "occupied cells" not in page
+    assert report["accelerated"]["audit"]["count"] >= 1 and "Audit of the accelerated run: 1 of" in page
     radii = set()
     for key, folder in {
         "baseline": FOLDER / "baseline",
@@ -199,23 +200,12 @@ def test_compare_writes_a_report(cli: Cli) -> None:
     assert len(radii) == 3  # each run its own surface
 
 
-def test_a_report_shows_the_audit_where_there_is_one(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dreamprop import compare
-
-    summarize = compare.summarize
-    audit = {"count": 3, "median": 0.0125, "worst": 0.25}
-    monkeypatch.setattr(
-        compare, "summarize", lambda *args, **more: summarize(*args, **more) | {"audit": audit}
-    )
-    assert cli("--compare", "trainer.max_steps=8", "export.resolution=8") == 0
-    page = (FOLDER / "report.html").read_text()
-    assert "Audit: 3 accepted steps" in page and "1.25% of its size" in page and "25.00% in the worst" in page
-
-
 def test_compare_of_equal_runs_is_a_number(cli: Cli) -> None:
     assert cli("--compare", "parallel.window=1") == 0
     report = json.loads((FOLDER / "report.json").read_text())
     assert report["identical"] is True and report["psnr_db"] == 100.0 and report["ssim"] == pytest.approx(1)
+    page = (FOLDER / "report.html").read_text()
+    assert "bit for bit" in page and report["accelerated"]["audit"] is None and "Audit" not in page
 
 
 def test_a_preview_is_drawn_on_the_way(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,30 +1,19 @@
-"""A run of an unmodified threestudio system: threestudio's own launch, with the loop over its steps solved.
+"""One run of a threestudio system: built, solved, tested and summed up."""
 
-What a run writes, and where, is threestudio's: `ckpts`, `save`, `configs`, `code`, `tb_logs`, `csv_logs`,
-`cmd.txt` in its trial folder. Beside them stand `metrics.csv`, a line a round, and `summary.json`.
-"""
-
-import copy
 import importlib
-import logging
-import os
 import sys
 import time
-import traceback
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
 import dreamprop as dp
 from dreamprop import audit, crew, files, parallel
-from dreamprop import config as configs
-from dreamprop.build import device_of
 from dreamprop.config import InputError
 from dreamprop.interrupt import Guard, Interrupted
 from dreamprop.outcome import Outcome
@@ -40,70 +29,16 @@ from dreamprop.state import State, to
 from dreamprop.summary import versions
 from dreamprop.threestudio import build
 from dreamprop.threestudio.checkpoint import status
-from dreamprop.threestudio.compat import install
 from dreamprop.threestudio.fit import solved
 from dreamprop.threestudio.purity import check
 from dreamprop.threestudio.system import Threestudio
-from dreamprop.upstream_compare import compare
-from dreamprop.upstream_views import Shown, read_views
+from dreamprop.upstream.errors import theirs, told
+from dreamprop.upstream.trainer import make_trainer
+from dreamprop.upstream.views import Shown, read_views
 
-T = TypeVar("T")
-VERBS = ("train", "compare", "validate", "test", "export")
 STAGES = ("validation", "test", "predict")
 LOSS = "train/loss"
 """How threestudio's systems begin the names of the losses that they log."""
-
-
-def launch(given: Namespace) -> int:
-    """Do what the command line asks for, with threestudio.
-
-    Args:
-        given: the parsed command line.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        InputError: what was given is wrong, in threestudio's words where it is threestudio that says so.
-    """
-    verb = next(verb for verb in VERBS if getattr(given, verb))
-    ranks = crew.meet(given.device or ("auto" if given.gpu is None else f"cuda:{given.gpu}"))
-    if ranks.size > 1 and (verb not in ("train", "compare") or given.baseline):
-        raise InputError(
-            f"{ranks.size} processes share a --train or a --compare; start anything else without torchrun"
-        )
-    arguments = [*given.overrides, *([f"resume={given.resume}"] if given.resume else [])]
-    device = _device(given)
-    root = given.threestudio
-    config = given.config.resolve()
-    with _theirs():
-        report = crew.together(ranks, lambda: _given(lambda: install(root, device)))
-        if ranks.rank == 0:
-            print("\n".join(report.lines()))
-        arguments = _paths(arguments)
-        if root is not None:
-            os.chdir(root)  # load/, custom/ and outputs/ are where threestudio's users have them
-        build.extensions(Path("custom"))
-        read = build.read(config, arguments, n_gpus=ranks.size)
-    block = configs.build(ParallelConfig, configs.merge(ParallelConfig, [read.parallel]))
-    if verb == "compare":
-        return _compare(config, read.studio, block, device, ranks)
-    run = Run(config, read.studio, block, device, Ranks(timeout=block.timeout), sequential=given.baseline)
-    return run.train() if verb == "train" else run.show(verb)
-
-
-def _compare(path: Path, studio: Any, block: ParallelConfig, device: torch.device, ranks: Ranks) -> int:
-    """The runs of a comparison: copies of a config that differ in their folder, their draws and how they are solved."""
-    if studio.resume is not None:
-        raise InputError(f"--compare starts afresh, got resume={studio.resume}; drop it")
-
-    def train(place: Path, *, seed: int, sequential: bool) -> Outcome | None:
-        own = copy.deepcopy(studio)
-        own.trial_dir = str(place)
-        ranks = Ranks(timeout=block.timeout)
-        return Run(path, own, block, device, ranks, sequential=sequential, seed=seed, compared=True).outcome()
-
-    return compare(Path(studio.trial_dir), _prompt(studio), int(studio.seed), train, ranks)
 
 
 class Run:
@@ -184,23 +119,24 @@ class Run:
         """Validate, test or export."""
         self._make(training=False)
         system, resume = self._system, self.studio.resume
-        with _theirs():
+        with theirs():
             if resume is not None:  # Lightning restores neither by itself outside fit
                 system.set_resume_status(*status(resume))
         begun: list[int] = []
         self._on(**{f"on_{stage}_batch_start": lambda *_: begun.append(1) for stage in STAGES})
         trainer = self._trainer
         run = {"validate": trainer.validate, "test": trainer.test, "export": trainer.predict}[verb]
-        with _theirs(lambda: bool(begun)):
+        with theirs(lambda: bool(begun)):
             run(system, datamodule=self._data, ckpt_path=resume)
         return 0
 
     def _make(self, training: bool) -> None:
-        with _theirs():
-            self._data, self._system = crew.together(
-                self.ranks, lambda: _given(lambda: build.make(self.studio))
+        with theirs():
+            made = crew.together(self.ranks, lambda: told(lambda: build.make(self.studio)))
+            self._data, self._system = made
+            self._trainer = make_trainer(
+                self.path, self.studio, self.device, self._system, training=training, lead=self.lead
             )
-            self._trainer = self._make_trainer(self._system, training)
 
     def _on(self, **hooks: Callable[..., Any]) -> None:
         """Have the trainer call functions where Lightning calls its callbacks."""
@@ -219,11 +155,11 @@ class Run:
             trainer, system, self.seed, self._solve, self._ready, lambda step: int(self.ranks.tell(step)[0])
         )
         try:
-            with Guard(), _theirs(lambda: self._begun):
+            with Guard(), theirs(lambda: self._begun):
                 trainer.fit(system, datamodule=self._data, ckpt_path=self.studio.resume)
         finally:
             if self._log is not None:
-                self._log.__exit__(None, None, None)
+                self._log.__exit__(*sys.exc_info())
 
     def _test(self) -> dict[str, Any] | None:
         """Test what was trained; the summary of the run, on the first process."""
@@ -233,9 +169,8 @@ class Run:
         summary = self._summary(self._trainer.global_step)
         files.write_json(self.place / "summary.json", summary)
         if self.compared:
-            self._on(
-                on_test_epoch_end=self._keep_views
-            )  # called before the system's own, which may remove them
+            # callbacks are called before the system's own end of the test, which may remove the pictures
+            self._on(on_test_epoch_end=self._keep_views)
         self._trainer.test(self._system, datamodule=self._data)
         return summary
 
@@ -306,51 +241,14 @@ class Run:
                 if name.startswith(LOSS):
                     self._losses.setdefault(name, []).append((t, value))
             if self.lead and metrics and (t + 1) % every == 0:
-                for logger in self._loggers:
+                for logger in self._trainer.loggers:
                     logger.log_metrics({**metrics, **process.stepper.rates(t), "epoch": 0}, step=t)
-
-    def _make_trainer(self, system: Any, training: bool) -> Any:
-        """The trainer that threestudio's launch makes, on this device."""
-        lightning: Any = importlib.import_module("pytorch_lightning")
-        callbacks: list[Any] = []
-        self._loggers: list[Any] = []
-        options = dict(self.studio.trainer)
-        if training and self.lead:
-            own: Any = importlib.import_module("threestudio.utils.callbacks")
-            place = str(self.place)
-            callbacks = [
-                lightning.callbacks.ModelCheckpoint(
-                    dirpath=os.path.join(place, "ckpts"), **self.studio.checkpoint
-                ),
-                own.CodeSnapshotCallback(os.path.join(place, "code"), use_version=False),
-                own.ConfigSnapshotCallback(
-                    str(self.path), self.studio, os.path.join(place, "configs"), use_version=False
-                ),
-            ]
-            self._loggers = [lightning.loggers.CSVLogger(place, name="csv_logs"), *system.get_loggers()]
-            if _has("tensorboard"):
-                os.makedirs(os.path.join(place, "tb_logs"), exist_ok=True)
-                self._loggers.insert(0, lightning.loggers.TensorBoardLogger(place, name="tb_logs"))
-        if training:
-            options["enable_progress_bar"] = False  # the bar is of rounds
-        if not self.lead:
-            callbacks, self._loggers = [], []
-            options |= {"enable_checkpointing": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
-        cuda = self.device.type == "cuda"
-        return lightning.Trainer(
-            callbacks=callbacks,
-            logger=self._loggers if self.lead else False,
-            inference_mode=False,
-            accelerator="gpu" if cuda else "cpu",
-            devices=[self.device.index or 0] if cuda else 1,
-            **options,
-        )
 
     def _summary(self, step: int) -> dict[str, Any]:
         assert self._log is not None
         rounds, block, alone = len(self._log.rows), self.parallel, self.sequential
         return {
-            "prompt": _prompt(self.studio),
+            "prompt": prompt_of(self.studio),
             "method": str(self.studio.system_type),
             "steps": step,
             "rounds": rounds,
@@ -379,67 +277,6 @@ class Run:
         }
 
 
-def _prompt(studio: Any) -> str:
+def prompt_of(studio: Any) -> str:
     """What is made; nothing where a picture says it."""
     return OmegaConf.select(studio, "system.prompt_processor.prompt", default="") or ""
-
-
-def _given(do: Callable[[], T]) -> T:
-    """Do something; what threestudio refuses in it becomes what the user is told."""
-    with _theirs():
-        return do()
-
-
-@contextmanager
-def _theirs(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """What threestudio, or what it is built on, refuses is told in its own words, with status 2.
-
-    Args:
-        begun: whether a run is under way: an error then is no longer about what was given.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if begun():
-            raise
-        if logging.getLogger("pytorch_lightning").isEnabledFor(logging.DEBUG):
-            traceback.print_exc()
-        words = traceback.format_exception_only(error)[-1]
-        raise InputError(str(error) if _ours(error) else words) from error
-
-
-def _ours(error: Exception) -> bool:
-    """Whether an error is raised by our own code, and is a sentence already."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    name = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    return isinstance(error, ValueError) and name.startswith("dreamprop")
-
-
-def _device(given: Namespace) -> torch.device:
-    """The device of this process; like threestudio's, `--gpu` hides the others where nobody chose before."""
-    if given.gpu is not None:
-        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-        return device_of(f"cuda:{given.gpu}")
-    return device_of(given.device or "auto")
-
-
-def _paths(arguments: Sequence[str]) -> list[str]:
-    """Overrides whose value is a file here, made absolute: the working directory is about to change."""
-    made = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        known = key == "resume" or os.sep in value
-        made.append(f"{key}={Path(value).resolve()}" if known and Path(value).exists() else argument)
-    return made
-
-
-def _has(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True

@@ -44,12 +44,13 @@ def read_views(save: Path) -> Shown:
     with Image.open(paths[0]) as first:
         width, height = first.size
     columns = max(1, round(ASPECT * height / width))
+    rows = min(2, len(paths) // columns) or 1
     scale = min(1.0, WIDTH / width)
     small = max(1, round(scale * width)), max(1, round(scale * height))
     return Shown(
         [_read(path) for path in _spread(paths, VIEWS)],
         pictures.gif(_smaller(_spread(paths, FRAMES), small), FPS),
-        pictures.png(pictures.side_by_side(_smaller(_spread(paths, 2 * columns), small), columns)),
+        pictures.png(pictures.side_by_side(_smaller(_spread(paths, rows * columns), small), columns)),
     )
 
 
