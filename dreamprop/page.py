@@ -16,7 +16,8 @@ table { border-collapse: collapse; margin: 1rem 0; }
 td, th { padding: .3rem .8rem; border-bottom: 1px solid #ddd; }
 th { text-align: left; font-weight: 600; } td { font-variant-numeric: tabular-nums; }
 .row { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; }
-figure.turn { flex: 1 1 12rem; } figure.turn img { width: 100%; } figure.views img { width: 100%; image-rendering: pixelated; }
+figure.turn { flex: 1 1 12rem; } figure img { width: 100%; }
+figure.views img { image-rendering: pixelated; }
 figcaption { font-size: .9rem; color: #555; } img, svg { max-width: 100%; height: auto; }
 .big { font-size: 1.15rem; } .small { font-size: .9rem; color: #555; }
 """
