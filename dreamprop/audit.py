@@ -41,9 +41,8 @@ class Audit:
         if not 0 <= share <= 1:
             raise ValueError(f"audit must lie in [0, 1], got {share}; use 0 to look at no step again")
         self.share, self.slots = share, slots
-        self._owed = 0.5
+        self._owed = 1.0  # so that a short run is looked at too
         self._waiting: list[tuple[State, Drift]] = []
-        self._any = False
 
     def __call__(
         self,
@@ -72,11 +71,9 @@ class Audit:
         self._owed += self.share * stride
         # a guess was only behind the slots after the first
         slots = sorted(range(1, stride), key=lambda slot: key(0, rolled[slot].step, "audit"))
-        if last and not self._any:  # a short run is looked at once
-            self._owed = max(self._owed, 1.0)
         while self._owed >= 1 and slots:
             slot = slots.pop(0)
-            self._owed, self._any = self._owed - 1, True
+            self._owed -= 1
             self._waiting.append((_stored(rolled[slot - 1]), _kept(drifts[slot])))
         if not self._waiting or not (last or len(self._waiting) >= self.slots):
             return []
@@ -122,6 +119,16 @@ def summary(found: Sequence[float]) -> dict[str, Any] | None:
         return None
     values: Mapping[str, float] = {"median": median(found), "worst": max(found)}
     return {"count": len(found)} | {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def line(told: Mapping[str, Any] | None) -> str:
+    """What the last lines of a run say of its audit."""
+    if told is None:
+        return "audit: no accepted step was looked at"
+    values = ("not finite" if told[k] is None else f"{100 * told[k]:.2g}%" for k in ("median", "worst"))
+    return "audit: drifts used and drifts of {} accepted states differ by {} (median), {} (worst)".format(
+        told["count"], *values
+    )
 
 
 def _square(tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dreamprop import plots
+from dreamprop import audit, plots
 from dreamprop.outcome import RUNS, Outcome
 
 STYLE = """
@@ -81,7 +81,7 @@ def page(report: Mapping[str, Any], runs: Mapping[str, Outcome]) -> str:
 <b>{report["speedup_rounds"]:.2f}</b> times fewer rounds; {_nearness(report)}</p>
 <div class="row">{_figures("turn", "turntable", {key: run.turntable for key, run in runs.items()}, "gif")}</div>
 {_numbers(report)}
-{_audit(accelerated.get("audit"))}
+<p>Of the accelerated run: {html.escape(audit.line(accelerated.get("audit")))}.</p>
 {_occupied(report["occupied"])}
 {_section("Views", _figures("views", "views", {key: run.sheet for key, run in runs.items()}, "png"))}
 <p class="small">{html.escape(report["shown"])}</p>
@@ -129,20 +129,6 @@ def _numbers(report: Mapping[str, Any]) -> str:
     if "peak memory" in kept:
         told.append(MEMORY["cpu" if report["accelerated"]["device"] == "cpu" else "gpu"])
     return table(["run", *kept], rows) + f'\n<p class="small">{html.escape(" ".join(told))}</p>'
-
-
-def _audit(audit: Mapping[str, Any] | None) -> str:
-    """How far drifts that were used are from those at the states that were accepted, in words."""
-    if not audit:
-        return ""
-    median, worst = (
-        "beyond any number" if off is None else f"by {off:.2%} of its size"
-        for off in (audit["median"], audit["worst"])
-    )
-    return (
-        f"<p>Audit of the accelerated run: {audit['count']} of the drifts that it used, evaluated again at the state "
-        f"that was accepted, come out different {median} in the median, {worst} at worst.</p>"
-    )
 
 
 def _occupied(grids: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:

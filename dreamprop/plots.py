@@ -52,8 +52,10 @@ def losses(runs: Mapping[str, Losses]) -> str:
     grid = figure.subplots(math.ceil(len(names) / columns), columns, squeeze=False)
     for name, axes in zip(names, grid.flat, strict=False):
         for color, (label, logged) in enumerate(runs.items()):
-            width = 1 if color else 3  # what lies on the first one should not hide it
-            axes.plot(*_thinned(logged.get(name, [])), label=label, color=f"C{color}", linewidth=width)
+            curve = _thinned(logged.get(name, []))
+            # what lies on the first one should not hide it
+            width, alpha = (1, 1.0) if color else (4, 0.4)
+            axes.plot(*curve, label=label, color=f"C{color}", linewidth=width, alpha=alpha)
         axes.set_title(name, fontsize="small")
     for axes in list(grid.flat)[len(names) :]:
         axes.remove()

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from dreamprop import files
+from dreamprop import audit, files
 from dreamprop.metrics import psnr_db, ssim
 from dreamprop.outcome import RUNS, Outcome, occupied
 from dreamprop.page import page
@@ -72,6 +72,7 @@ def _tell(values: Mapping[str, Any]) -> None:
     else:
         line += "no pictures to compare were found"
     print(line)
+    print(audit.line(values["accelerated"].get("audit")))
     for key in ("baseline", "accelerated"):
         if judge := values[key].get("judge"):
             print(f"{key}: the judge names the prompt in {judge['correct']} of {judge['views']} views")

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dreamprop import again, checkpoint, crew, files, folder, resume
+from dreamprop import again, audit, checkpoint, crew, files, folder, resume
 from dreamprop.build import Experiment, device_of, make_process, retag
 from dreamprop.config import InputError
 from dreamprop.evolve import evolve
@@ -94,6 +94,7 @@ def train(
                 watch.window = Window((state,))
                 with guard.hold():
                     watch.save()
+                watch.look(state)
                 summary = summarize(process, experiment, state, log, ranks, sequential=sequential)
                 summary["peak_memory_bytes"] = peak.bytes
                 conclude(process, experiment, state, place, summary)
@@ -117,6 +118,8 @@ def train(
                 return 1
             raise
     print(f"{summary['steps']} steps in {summary['rounds']} rounds and {summary['wall_seconds']:.1f} s")
+    if not sequential:
+        print(audit.line(summary["audit"]))
     if summary["skipped"]:
         print(f"{summary['skipped']} updates were skipped because a gradient was not finite")
     if judge := summary["judge"]:

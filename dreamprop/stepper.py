@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dreamprop import optim
+from dreamprop.hooks import refuse_step_hooks
 from dreamprop.options import Options
 from dreamprop.process import Group
 from dreamprop.state import check_names
@@ -57,6 +58,7 @@ class Stepper:
             raise ValueError("scheduler must be a function of the step, got ReduceLROnPlateau; use another")
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ValueError("optimizer must step without a closure, got LBFGS; use another")
+        refuse_step_hooks(optimizer)
         self.names = [list(group) for group in names]
         """Names of the parameters, by group."""
         self._labels = [str(i) for i in range(len(names))] if labels is None else list(labels)

@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop.state import Drift, State
+from dreamprop.purity import differences, some
+from dreamprop.state import State
 from dreamprop.threestudio.parts import attributes, walk
 from dreamprop.threestudio.system import Threestudio, untrained
-
-GPU_TOLERANCE = 1e-2
-"""Relative difference of two evaluations on a GPU, whose sums come in any order."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +32,18 @@ class Purity:
 
     def line(self) -> str:
         """What a user should know."""
-        left = f"steps also write {_some(self.changed)}" if self.changed else ""
+        left = f"steps also write {some(self.changed)}" if self.changed else ""
         if self.pure:
             return f"a step is a function of its state{f'; {left}, to no effect' if left else ''}"
         cause = f"{left}, which cannot be put back" if left else "what it depends on was not found"
-        return f"a step must give the same twice, got another {_some(self.differs)}; {cause}: run it in threestudio"
+        return f"a step must give the same twice, got another {some(self.differs)}; {cause}: run it in threestudio"
 
 
 def check(process: Threestudio, state: State, ahead: int = 8) -> Purity:
     """Evaluate the step of a state, a later one, and the first again.
 
-    On a CPU both must agree in every bit, on a GPU to the order of its sums.
+    Both must agree as ``dreamprop.purity.differences`` has it: in every bit, or to the order of sums where that is
+    not fixed.
 
     Args:
         process: the chain.
@@ -61,32 +60,11 @@ def check(process: Threestudio, state: State, ahead: int = 8) -> Purity:
     after = _remembered(process)
     process.commit(state)
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    differs = _differences(first, second)
+    differs = differences(first, second)
     outside = set(untrained(process.system, process.names))
     if any(name in outside for name in changed):  # something trains itself
         return Purity(False, tuple(differs or [n for n in changed if n in outside]), tuple(changed))
     return Purity(not differs, tuple(differs), tuple(changed))
-
-
-def _differences(first: Drift, second: Drift) -> list[str]:
-    """Names of what differs, the worst first."""
-    found: list[tuple[float, str]] = []
-    for ours, theirs in ((first.grads, second.grads), (_new(first), _new(second))):
-        for name in ours.keys() | theirs.keys():
-            if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape:
-                found.append((float("inf"), name))
-                continue
-            a, b = ours[name], theirs[name]
-            if torch.equal(a, b):
-                continue
-            off = float((a.double() - b.double()).norm() / a.double().norm().clamp_min(1e-30))
-            if a.device.type == "cpu" or not off <= GPU_TOLERANCE:
-                found.append((off, name))
-    return [name for _, name in sorted(found, reverse=True)]
-
-
-def _new(drift: Drift) -> dict[str, Tensor]:
-    return {name: value for name, value in drift.aux.items() if name.startswith("new/")}
 
 
 def _remembered(process: Threestudio) -> dict[str, str]:
@@ -118,8 +96,3 @@ def _digest(value: Any, depth: int = 4) -> str:
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
     return type(value).__name__
-
-
-def _some(names: tuple[str, ...], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name.removeprefix("new/") for name in names[:most]) + more

@@ -26,7 +26,6 @@ from dreamprop.threestudio.replica import LOG, NORM, OVERFLOW, Replica
 from dreamprop.threestudio.terms import SCALE, Terms, rescale, scaler_state
 from dreamprop.threestudio.view import View
 
-
 AVERAGES = 0.2
 """Weight of nerfacc's running averages (`occs`) beside what they say is occupied (`binaries`)."""
 

@@ -103,7 +103,7 @@ def test_three_runs_and_a_report(folder: Path) -> None:
         with Image.open(io.BytesIO(base64.b64decode(content))) as image:
             image.load()
     assert page.count("<svg") == 2 and "train/loss_sds" in page and "renderer.estimator.binaries" in page
-    assert "Audit of the accelerated run" in page and "a red torus" in page and 'src="http' not in page
+    assert "audit: drifts used" in page and "a red torus" in page and 'src="http' not in page
 
     from .test_oracle import lightning
 
