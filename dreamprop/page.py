@@ -81,7 +81,7 @@ def page(report: Mapping[str, Any], runs: Mapping[str, Outcome]) -> str:
 <b>{report["speedup_rounds"]:.2f}</b> times fewer rounds; {_nearness(report)}</p>
 <div class="row">{_figures("turn", "turntable", {key: run.turntable for key, run in runs.items()}, "gif")}</div>
 {_numbers(report)}
-<p>Of the accelerated run: {html.escape(audit.line(accelerated.get("audit")))}.</p>
+<p>Accelerated run, {html.escape(audit.line(accelerated.get("audit")))}.</p>
 {_occupied(report["occupied"])}
 {_section("Views", _figures("views", "views", {key: run.sheet for key, run in runs.items()}, "png"))}
 <p class="small">{html.escape(report["shown"])}</p>

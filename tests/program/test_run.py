@@ -36,7 +36,8 @@ def same(a: Path, b: Path) -> bool:
 
 def test_a_run_writes_all_it_should(cli: Cli, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("--train") == 0
-    assert sorted(p.name for p in FOLDER.iterdir()) == [
+    written = {p.name for p in FOLDER.iterdir()} - {"tensorboard"}  # where that is installed
+    assert sorted(written) == [
         "checkpoints", "config.yaml", "mesh.glb", "mesh.obj", "metrics.csv", "summary.json", "turntable.gif",
         "views.png",
     ]  # fmt: skip
@@ -184,7 +185,7 @@ def test_compare_writes_a_report(cli: Cli) -> None:
     assert "<svg" in page and 'src="http' not in page and "a red sphere" in page
     assert "MiB" in page and "occupied cells" not in page
     assert (
-        report["accelerated"]["audit"]["count"] >= 1 and "Of the accelerated run: audit: drifts used" in page
+        report["accelerated"]["audit"]["count"] >= 1 and "Accelerated run, audit: drifts used" in page
     )
     radii = set()
     for key, folder in {
