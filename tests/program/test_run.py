@@ -184,9 +184,7 @@ def test_compare_writes_a_report(cli: Cli) -> None:
     assert page.count("data:image/gif;base64,") == 3 and page.count("data:image/png;base64,") == 3
     assert "<svg" in page and 'src="http' not in page and "a red sphere" in page
     assert "MiB" in page and "occupied cells" not in page
-    assert (
-        report["accelerated"]["audit"]["count"] >= 1 and "Accelerated run, audit: drifts used" in page
-    )
+    assert report["accelerated"]["audit"]["count"] >= 1 and "Accelerated run, audit: drifts used" in page
     radii = set()
     for key, folder in {
         "baseline": FOLDER / "baseline",
