@@ -48,6 +48,7 @@ def solve(
     evaluator: Evaluator | str | None = None,
     on_nonfinite: str = "stop",
     state: State | Window | None = None,
+    stop: int | None = None,
     callback: Callable[[Round], None] | None = None,
 ) -> Solution:
     """Run a chain with the drifts of a window of steps evaluated at the same time.
@@ -73,6 +74,8 @@ def solve(
             update is left out and counted, as a gradient scaler does.
         state: where to go on from; ``process.init()`` by default. From the ``window`` of a round the run goes on
             as if it had never stopped, bit for bit.
+        stop: a step on the way to stop at exactly, by default the last; the ``window`` of its round holds what lies
+            ahead of it.
         callback: called after every round, with the accepted state. What it raises ends the run.
 
     Returns:
@@ -96,8 +99,9 @@ def solve(
         rule.limit = first.threshold
     chain, parts = _spread(process, evaluate, first)
     known = [parts.take(state) for state in first.states]
-    stats = Stats.begin(known[0].step, num_steps)
-    while (base := known[0]).step < num_steps:
+    stop = _stop(stop, known[0].step, num_steps)
+    stats = Stats.begin(known[0].step, stop)
+    while (base := known[0]).step < stop:
         lap = Laps()
         end = end_of(base.step, window, num_steps, chain.boundaries)
         size = end - base.step
@@ -119,6 +123,7 @@ def solve(
         behind = [rule(n, group) for n, group in zip(norms[:usable], named, strict=False)]
         errors = [0.0, *behind[:-1]] + [math.inf] * (size - max(usable, 1))  # [W] of the drifts' states
         stride = next((slot for slot in range(size) if not errors[slot] <= rule.limit), size)
+        stride = min(stride, stop - base.step)
         rule.settle(behind[: len(guesses) - 1])
         lap("error")
 
@@ -136,6 +141,13 @@ def solve(
     final = parts.whole(known[0])
     stats.wall_seconds = time.perf_counter() - began
     return Solution(final, stats)
+
+
+def _stop(stop: int | None, step: int, num_steps: int) -> int:
+    """The step to stop at."""
+    if stop is not None and not step <= stop <= num_steps:
+        raise ValueError(f"stop must lie in [{step}, {num_steps}], got {stop}; give a step on the way")
+    return num_steps if stop is None else stop
 
 
 def _named(what: str, name: str, known: Mapping[str, T]) -> T:
