@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-
 KEPT = 64
 """Steps at which a copy of the scheduler is kept to go on from."""
 

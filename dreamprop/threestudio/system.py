@@ -18,6 +18,8 @@ from torch import Tensor
 from dreamprop.process import Group
 from dreamprop.state import Drift, State
 from dreamprop.stepper import Stepper, moved
+from dreamprop.threestudio import hooks
+from dreamprop.threestudio.chain import NotAChain
 from dreamprop.threestudio.copies import frozen_networks, meeting_points
 from dreamprop.threestudio.meeting import Meeting
 from dreamprop.threestudio.parts import NUMBERS, TENSOR
@@ -39,7 +41,7 @@ class Threestudio:
         trainer: the real one, for what a system may ask of it.
 
     Raises:
-        ValueError: the system cannot be run as a chain; one line says why.
+        NotAChain: the system cannot be run as a chain; one line says why.
     """
 
     boundaries: tuple[int, ...] = ()
@@ -55,11 +57,12 @@ class Threestudio:
         datamodule: Any = None,
         trainer: Any = None,
     ) -> None:
+        hooks.check(system)
         self.terms, self.seed, self.system = terms or Terms(), seed, system
         optimizer, scheduler = made or optimizers(system)
         names, labels = groups_of(system, optimizer)
         self.stepper = Stepper(optimizer, scheduler, names, labels)
-        view = View(loader, datamodule, trainer)
+        view = View(loader, datamodule, trainer, self.stepper)
         self.names = [name for group in names for name in group]
         """The parameters that are trained."""
         self.replica = Replica(system, loader, self.names, self.terms, seed, view)
@@ -168,10 +171,10 @@ def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, An
         made: what it gave earlier.
 
     Raises:
-        ValueError: there are several, or the schedule needs more than the step.
+        NotAChain: there are several, or the schedule needs more than the step.
     """
     if not getattr(system, "automatic_optimization", True):
-        raise ValueError(
+        raise NotAChain(
             "system must leave the optimiser to the trainer, got automatic_optimization = False; it steps "
             "optimisers inside training_step, so a step is no function of its state: run it in threestudio"
         )
@@ -179,7 +182,7 @@ def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, An
     if isinstance(made, torch.optim.Optimizer):
         return made, None
     if not isinstance(made, Mapping):
-        raise ValueError(
+        raise NotAChain(
             f"configure_optimizers must give one optimiser, got {type(made).__name__}; run it in threestudio"
         )
     plan = made.get("lr_scheduler")
@@ -190,7 +193,7 @@ def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, An
     if plan.get("interval", "epoch") == "epoch":
         return made["optimizer"], None
     if int(plan.get("frequency", 1)) != 1:
-        raise ValueError(f"scheduler frequency must be 1, got {plan['frequency']}; run it in threestudio")
+        raise NotAChain(f"scheduler frequency must be 1, got {plan['frequency']}; run it in threestudio")
     return made["optimizer"], plan["scheduler"]
 
 
@@ -198,7 +201,7 @@ def groups_of(system: Any, optimizer: torch.optim.Optimizer) -> tuple[list[list[
     """Names of the parameters in an optimiser's groups, and labels of the groups.
 
     Raises:
-        ValueError: a parameter is not the system's.
+        NotAChain: a parameter is not the system's.
     """
     by_id = {id(p): name for name, p in system.named_parameters()}
     names: list[list[str]] = []
@@ -207,7 +210,7 @@ def groups_of(system: Any, optimizer: torch.optim.Optimizer) -> tuple[list[list[
         label = str(group.get("name", index))
         missing = sum(id(p) not in by_id for p in group["params"])
         if missing:
-            raise ValueError(
+            raise NotAChain(
                 f"optimiser group {label!r} must hold parameters of the system, got {missing} others; "
                 "they would not be saved in a checkpoint either"
             )
