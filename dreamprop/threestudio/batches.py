@@ -80,5 +80,5 @@ def _repeats(dataset: Any) -> bool:
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
-    alike = a is b or a == b
+    alike: Any = a is b or a == b
     return bool(alike.all() if hasattr(alike, "all") else alike)

@@ -84,9 +84,10 @@ class Carried:
     Args:
         system: with all its parts made.
         skip: parts that are put back in another way.
+        names: paths of what is to be carried, where another copy of the system has settled that.
     """
 
-    def __init__(self, system: Any, skip: Iterable[Any] = ()) -> None:
+    def __init__(self, system: Any, skip: Iterable[Any] = (), names: set[str] | None = None) -> None:
         self._numbers: list[tuple[Any, str]] = []
         self._tensors: dict[str, tuple[Any, str]] = {}
         self.names: set[str] = set()
@@ -94,6 +95,8 @@ class Carried:
         for path, part in walk(system, skip):
             for name, value in attributes(part):
                 full = f"{path}.{name}" if path else name
+                if names is not None and full not in names:  # it has come since
+                    continue
                 if _is_number(value) and (value is not None or not name.startswith("_")):
                     self._numbers.append((part, name))
                 elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):

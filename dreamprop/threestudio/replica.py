@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from dreamprop.rng import seeded
 from dreamprop.state import Drift, State, check_names
@@ -31,6 +32,11 @@ NORM = "norm"
 """In aux: the norm of all gradients together, where they are clipped by it."""
 LOG = "log/"
 """In aux: what the system logged."""
+WRITTEN = (
+    "a step must leave its parameters to the optimiser, got {} written by the step itself, which would be lost; run it "
+    "in threestudio"
+)
+"""What is told of a step that writes its parameters."""
 
 
 class Replica:
@@ -43,7 +49,7 @@ class Replica:
         terms: how a step is taken.
         seed: of the draws.
         view: what the system is to see as its trainer.
-        batches: those of another replica, which are the same.
+        first: the replica that this one is a copy of.
     """
 
     def __init__(
@@ -54,15 +60,18 @@ class Replica:
         terms: Terms,
         seed: int,
         view: View,
-        batches: Batches | None = None,
+        first: Replica | None = None,
     ) -> None:
         self.system, self.loader, self.view = system, loader, view
         self._names, self._terms, self._seed = names, terms, seed
-        self._batches = batches or Batches(loader, terms.accumulate)
-        self._carried = Carried(system, skip=[loader.dataset])
+        self._batches = first._batches if first else Batches(loader, terms.accumulate)
+        self._carried = Carried(system, [loader.dataset], first.carried if first else None)
         parameters = dict(system.named_parameters())
         self._held: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
-        self._others = [p for name, p in parameters.items() if name not in self._held]
+        self.untrained = {name: p for name, p in parameters.items() if name not in self._held}
+        """Parameters that no optimiser holds."""
+        self.form: tuple[Any, ...] = ()
+        """Shapes of the last batch."""
         view.bind(system, self._held)
         self._indexed = takes_index(system.training_step)
         ending = owner(system, "on_train_batch_end")
@@ -80,8 +89,7 @@ class Replica:
             twin = copied(system, networks, [self.loader.dataset])
         finally:
             system.trainer = before
-        view = self.view.copy()
-        return Replica(twin, self.loader, self._names, self._terms, self._seed, view, self._batches)
+        return Replica(twin, self.loader, self._names, self._terms, self._seed, self.view.copy(), self)
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -92,6 +100,11 @@ class Replica:
     def carried(self) -> set[str]:
         """Paths of the plain attributes that travel in the state."""
         return self._carried.names
+
+    @property
+    def saved(self) -> set[str]:
+        """Names of the buffers that travel in the state."""
+        return set(self._buffers)
 
     def read(self, before: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Copies of the parameters and the buffers as they are now."""
@@ -142,6 +155,9 @@ class Replica:
             for index in range(first, end):
                 with seeded(self._seed, index, self._device, "batch"):
                     batch = self._moved(self._batches.at(index))
+                self.form = tuple(
+                    leaf.shape for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)
+                )
                 self.view.show(state.step)
                 with seeded(self._seed, index, self._device, "step"):
                     if call(system, "on_train_batch_start", batch, index) == -1:
@@ -219,18 +235,7 @@ class Replica:
         now = self._stamps()
         written = [name for name, stamp in stamps.items() if now[name] != stamp]
         if written:
-            self.refuse_written(written)
-
-    def refuse_written(self, names: Sequence[str]) -> None:
-        """Refuse a step that writes parameters.
-
-        Raises:
-            NotAChain: always.
-        """
-        raise NotAChain(
-            f"a step must leave its parameters to the optimiser, got {some(names)} written by the step itself, which "
-            "would be lost; run it in threestudio"
-        )
+            raise NotAChain(WRITTEN.format(some(written)))
 
     def _arrive(self, params: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
@@ -252,7 +257,7 @@ class Replica:
         return batch
 
     def _clear(self) -> None:
-        for parameter in (*self._held.values(), *self._others):
+        for parameter in (*self._held.values(), *self.untrained.values()):
             parameter.grad = None
 
     @contextmanager

@@ -8,7 +8,7 @@ scaler. Schedules follow from the step. What a step draws comes from (seed, step
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -137,6 +137,25 @@ class Threestudio:
         self.logged[state.step] = {k[len(LOG) :]: v for k, v in aux.items() if k.startswith(LOG)}
         return State(params, moments, buffers, state.step + 1)
 
+    def arrived(self, state: State, drift: Drift) -> dict[str, Tensor]:
+        """The parameters behind a step; nothing is logged."""
+        logged = dict(self.logged)
+        params = self.update(state, drift).params
+        self.logged = logged
+        return params
+
+    @property
+    def replicas(self) -> Sequence[Replica]:
+        """The copies of the system that steps are evaluated on, the system itself first."""
+        return self._replicas
+
+    def witness(self) -> Replica | None:
+        """A copy of the system as it is now, for comparison; ``None`` where it cannot be copied."""
+        try:
+            return self.replica.copy(frozen_networks(self.system, self.replica.trained))
+        except Exception:  # whatever its parts raise: `_meet` tells
+            return None
+
     def predict(self, state: State) -> State:
         """One step along the momentum; buffers stay, and the scaler counts a step that did not overflow."""
         params, moments = self.stepper.predict(state.params, state.moments, state.step)
@@ -217,12 +236,6 @@ def groups_of(system: Any, optimizer: torch.optim.Optimizer) -> tuple[list[list[
         names.append([by_id[id(p)] for p in group["params"]])
         labels.append(label if label not in labels else f"{label}.{index}")
     return names, labels
-
-
-def untrained(system: Any, names: Iterable[str]) -> list[str]:
-    """Parameters of a system that its optimiser does not hold."""
-    held = set(names)
-    return [name for name, _ in system.named_parameters() if name not in held]
 
 
 def _after(name: str, value: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
