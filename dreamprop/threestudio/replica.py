@@ -64,7 +64,7 @@ class Replica:
     ) -> None:
         self.system, self.loader, self.view = system, loader, view
         self._names, self._terms, self._seed = names, terms, seed
-        self._batches = first._batches if first else Batches(loader, terms.accumulate)
+        self._batches: Batches = first._batches if first else Batches(loader, terms.accumulate)
         self._carried = Carried(system, [loader.dataset], first.carried if first else None)
         parameters = dict(system.named_parameters())
         self._held: dict[str, nn.Parameter] = {name: parameters[name] for name in names}

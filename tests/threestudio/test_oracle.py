@@ -11,6 +11,7 @@ import torch
 import dreamprop as dp
 from dreamprop.rng import seeded
 from dreamprop.state import State
+from dreamprop.window import Window
 
 from . import upstream
 
@@ -21,7 +22,13 @@ pytestmark = upstream.needs_checkout
 
 
 def lightning(
-    studio: Any, steps: int, *, resume: Path | None = None, chain: bool = False, **options: Any
+    studio: Any,
+    steps: int,
+    *,
+    resume: Path | None = None,
+    chain: bool = False,
+    how: dict[str, Any] | None = None,
+    **options: Any,
 ) -> tuple[Any, Any]:
     """The system after steps of a real `Trainer`, its draws seeded as those of the chain are.
 
@@ -30,6 +37,7 @@ def lightning(
         steps: to arrive at.
         resume: a checkpoint to go on from.
         chain: let the steps be solved, as a run of ours does.
+        how: they are solved; exactly by default.
         options: of the trainer.
     """
     import pytorch_lightning as pl
@@ -79,8 +87,10 @@ def lightning(
     )
     if chain:
 
-        def solve(process: Any, state: State, target: int, accept: Any) -> State:
-            return dp.solve(process, target, window=2, tolerance=0, state=state).state
+        def solve(process: Any, reached: Any, target: int, accept: Any) -> None:
+            begun = Window(reached.states, reached.threshold)
+            told = {"callback": lambda round: accept(round.window), "stop": target}
+            dp.solve(process, steps, state=begun, **{"window": 2, "tolerance": 0, **(how or {})}, **told)
 
         solved(trainer, system, seed, solve, lambda *_: None)
     trainer.fit(system, datamodule=data, ckpt_path=resume)
