@@ -95,14 +95,21 @@ def restored(found: Any, base: State, begun: Mapping[str, Tensor]) -> tuple[Reac
         base = replace(base, buffers=base.buffers | _like(found["attributes"], base))
         states = [base]
         for saved in found["ahead"]:
-            params, moments, buffers = (_like(saved[part], base) for part in PARTS)
-            states.append(State(params, moments, buffers, states[-1].step + 1))
+            states.append(
+                placed(State(**{part: saved[part] for part in PARTS}, step=states[-1].step + 1), base)
+            )
         if any(_form(state) != _form(base) for state in states):
             return alone, "they are of other tensors"
         threshold = found["threshold"]
         return Reached(tuple(states), None if threshold is None else float(threshold)), ""
     except (KeyError, TypeError, AttributeError, ValueError):
         return alone, "they are damaged"
+
+
+def placed(state: State, base: State) -> State:
+    """A state with each tensor on the device that another state has it on."""
+    params, moments, buffers = (_like(getattr(state, part), base) for part in PARTS)
+    return State(params, moments, buffers, state.step)
 
 
 def _form(state: State) -> dict[str, Any]:

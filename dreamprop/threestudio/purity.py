@@ -10,6 +10,7 @@ the step is a function of its state, the two agree; what they disagree about is 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,8 +27,9 @@ from dreamprop.threestudio.remembered import outline, outside
 from dreamprop.threestudio.replica import WRITTEN, Replica, some
 from dreamprop.threestudio.system import Threestudio
 
-GPU_TOLERANCE = 1e-2
-"""Relative difference of two evaluations on a GPU, whose sums come in any order."""
+GPU_TOLERANCE, NOISE = 1e-2, 4.0
+"""Relative difference of two evaluations on a GPU, whose sums come in any order; and how many times farther than two
+that nothing came between those may be that are looked at later in a run."""
 WAKING = 64
 """Most looks that are taken because something changed for the first time."""
 
@@ -83,6 +85,7 @@ class PurityMonitor:
         self._process = process
         self._witness = process.witness()
         self._begun = self._passed = self._next = 0
+        self._last: int | None = None
         self._outline: dict[Any, Any] = {}
         self._woken: set[Any] = set()
         self._looks = 0
@@ -125,6 +128,7 @@ class PurityMonitor:
             step: of the state; to be asked for once a round.
             last: where the run arrives.
         """
+        self._last = last
         now = self._seen(step)
         woken = {key for key in now.keys() | self._outline.keys() if now.get(key) != self._outline.get(key)}
         woken -= self._woken
@@ -145,6 +149,8 @@ class PurityMonitor:
             NotAChain: the step does what cannot be put back, or uses what is not known inside it.
         """
         began = time.perf_counter()
+        if state.step == self._last:  # nobody says that there is such a step
+            state = replace(state, step=state.step - 1)
         found = self._witnessed(state, self._evaluate(self._process.replica, state), self._passed)
         return self._done(state, found, began)
 
@@ -154,8 +160,12 @@ class PurityMonitor:
         other = self._witness or replica
         if other is replica:  # that it cannot be copied leaves the other look
             self._evaluate(replica, replace(state, step=state.step + 1))
-        second = self._evaluate(other, state, process.arrived(state, first))
+        arrived = process.arrived(state, first)
+        second = self._evaluate(other, state, arrived)
         differs = _differences(first, second)
+        if any(_floor(first.grads[name]) for name in differs if name in first.grads):
+            again = _distances(second, self._evaluate(other, state, arrived))
+            differs = _differences(first, second, {name: far for name, (far, _) in again.items()})
         if not differs:  # what trains itself may do so without an effect yet
             differs = [n for n, p in replica.untrained.items() if not _equal(p, other.untrained[n])]
         elif not any(name in first.grads for name in differs) and not _differences(
@@ -196,21 +206,36 @@ def check(process: Threestudio, state: State, ahead: int = 8) -> Purity:
     return PurityMonitor(process).begin(state, ahead)
 
 
-def _differences(first: Drift, second: Drift) -> list[str]:
-    """Names of what differs, the worst first."""
-    found: list[tuple[float, str]] = []
+def _differences(first: Drift, second: Drift, noise: Mapping[str, float] | None = None) -> list[str]:
+    """Names of what differs, the worst first.
+
+    Args:
+        first: an evaluation.
+        second: another one.
+        noise: how far two evaluations are apart that nothing came between, by name.
+    """
+    known = noise or {}
+    off = _distances(first, second)
+    found = [(far, n) for n, (far, floor) in off.items() if not far <= max(floor, NOISE * known.get(n, 0.0))]
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def _distances(first: Drift, second: Drift) -> dict[str, tuple[float, float]]:
+    """How far gradients and buffers are apart, relative to their norm, and how far they may be; by name."""
+    found: dict[str, tuple[float, float]] = {}
     for ours, theirs in ((first.grads, second.grads), (_new(first), _new(second))):
         for name in ours.keys() | theirs.keys():
             if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape:
-                found.append((float("inf"), name))
-                continue
-            a, b = ours[name], theirs[name]
-            if _equal(a, b):
-                continue
-            off = float((a.double() - b.double()).norm() / a.double().norm().clamp_min(1e-30))
-            if a.device.type == "cpu" or not off <= GPU_TOLERANCE:
-                found.append((off, name))
-    return [name for _, name in sorted(found, reverse=True)]
+                found[name] = (math.inf, 0.0)
+            elif not _equal(a := ours[name], b := theirs[name]):
+                far = float((a.double() - b.double()).norm() / a.double().norm().clamp_min(1e-30))
+                found[name] = (far, _floor(a))
+    return found
+
+
+def _floor(tensor: Tensor) -> float:
+    """How far two evaluations of the same may be apart on its device."""
+    return 0.0 if tensor.device.type == "cpu" else GPU_TOLERANCE
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -11,6 +11,7 @@ import torch
 import dreamprop as dp
 from dreamprop.solution import Round
 from dreamprop.state import State, equal
+from dreamprop.threestudio import purity
 from dreamprop.threestudio.chain import NotAChain
 from dreamprop.threestudio.purity import PurityMonitor
 from dreamprop.threestudio.system import Threestudio
@@ -195,3 +196,24 @@ def test_a_system_that_cannot_be_copied_is_looked_at_too() -> None:
     with pytest.raises(NotAChain, match="must be a function of its state"):
         solved(chain(Uncopyable(counts)), window=4)
     solved(chain(Uncopyable(lambda system, loss, step: loss)), window=4)
+
+
+def test_noise_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where sums come in any order, as on a GPU, only what stands out of that is memory."""
+    noise = torch.Generator().manual_seed(0)
+
+    def blurs(system: Any, loss: Any, step: int) -> Any:
+        for parameter in system.parameters():
+            if parameter.requires_grad and step >= 3:
+                loss = loss + 0.1 * (torch.randn(parameter.shape, generator=noise) * parameter).sum()
+        return loss
+
+    monkeypatch.setattr(purity, "_floor", lambda tensor: 1e-2)
+    solved(chain(Remembers(blurs)), window=4)
+    monkeypatch.setattr(purity, "NOISE", 0.0)
+    with pytest.raises(NotAChain, match="what it depends on was not found"):
+        solved(chain(Remembers(blurs)), window=4)
+    monkeypatch.undo()
+    monkeypatch.setattr(purity, "_floor", lambda tensor: 1e-2)
+    with pytest.raises(NotAChain, match="steps also write seen"):
+        solved(chain(Remembers(lambda *step: blurs(step[0], counts(*step), step[2]))), window=4)
