@@ -180,7 +180,7 @@ def _leave(status: int) -> int:
 
 def _threestudio(given: argparse.Namespace) -> bool:
     """Whether threestudio is to run a config: its checkout is given, or the config can only be one of its."""
-    if given.threestudio or not given.config.is_file():
+    if given.threestudio or not os.path.isfile(given.config):
         return bool(given.threestudio)
     from dreamprop.config import overrides, read
 
