@@ -13,7 +13,19 @@ ROOT = Path(__file__).parents[1] / "dreamprop"
 
 LAYERS: dict[str, int] = {
     **dict.fromkeys(
-        ["state", "buffers", "rng", "validate", "config", "memory", "blocks", "parcel", "ranks"], 0
+        [
+            "state",
+            "buffers",
+            "rng",
+            "validate",
+            "config",
+            "memory",
+            "blocks",
+            "parcel",
+            "ranks",
+            "rendezvous",
+        ],
+        0,
     ),
     **dict.fromkeys(["process", "optim", "options", "resize", "shards", "stepper", "wrap"], 1),
     **dict.fromkeys(["window", "predict", "rollout", "error", "audit", "evaluate"], 2),
