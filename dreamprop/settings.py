@@ -80,6 +80,8 @@ class ParallelConfig:
                 )
         number(f"{key}.timeout", self.timeout, 0, 1e7, above=True, unit="seconds", remedy="use 600")
         choose(self.error_rule, ERROR_RULES, "parallel.error_rule")
+        if self.error_rule == "paper":  # which a tolerance of 0, the proof, cannot come with
+            number("parallel.tolerance", self.tolerance, 0, above=True, remedy="use parallel.error_rule=step")
         choose(self.aggregate, AGGREGATES, "parallel.aggregate")
         choose(self.predictor, PREDICTORS, "parallel.predictor")
         if self.evaluator is not None:
@@ -145,13 +147,13 @@ class ExportConfig:
     """Grid points along a side of the cube."""
     threshold: float = 5.0
     """Density of the surface, per unit of length."""
-    smallest_part: float = 0.02
-    """Loose parts with a smaller share of the faces than this are left out."""
+    smallest_part: float = 0.1
+    """Loose parts that enclose a smaller share of what the largest one does are left out."""
 
     def __post_init__(self) -> None:
         number("export.resolution", self.resolution, 8, 1024, whole=True, remedy="use 96")
         number("export.threshold", self.threshold, 0, above=True, remedy="use 5")
-        number("export.smallest_part", self.smallest_part, 0, 1, below=True, remedy="use 0.02")
+        number("export.smallest_part", self.smallest_part, 0, 1, below=True, remedy="use 0.1")
 
 
 @dataclass(frozen=True)

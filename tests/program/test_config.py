@@ -68,6 +68,7 @@ Refused = Callable[[int], str]
         ("parallel.tolerance=.nan", ["parallel.tolerance", "finite"]),
         ("parallel.decay=1.5", ["parallel.decay", "<= 1,"]),
         ("parallel.decay=-1", ["parallel.decay", ">= 0,"]),
+        ("parallel={error_rule: paper, tolerance: 0}", ["parallel.tolerance", "> 0,", "error_rule=step"]),
         ("parallel.threshold=-1", ["parallel.threshold", ">= 0,"]),
         ("parallel.sub_batch=0", ["parallel.sub_batch", ">= 1"]),
         ("trainer.max_steps=0", ["trainer.max_steps", ">= 1"]),
@@ -237,6 +238,11 @@ def test_a_wrong_setting_of_the_method_is_one_line(override: str, words: list[st
     for word in words:
         assert word in line
     assert len(line) <= 3 * 100, line
+
+
+@pytest.mark.parametrize("override", ["parallel.decay=1", "parallel.decay=0", "parallel.threshold=0"])
+def test_what_the_rule_takes_a_config_takes(cli: Cli, override: str) -> None:
+    assert cli("--train", "parallel.error_rule=paper", override) == 0
 
 
 def test_sgd_looks_ahead_along_a_momentum_only() -> None:
