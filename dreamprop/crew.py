@@ -11,7 +11,8 @@ from torch import Tensor
 from dreamprop import parcel
 from dreamprop.build import device_of
 from dreamprop.config import InputError
-from dreamprop.ranks import PATIENCE, Ranks, alone, join
+from dreamprop.ranks import PATIENCE, RankLost, Ranks, alone
+from dreamprop.rendezvous import join
 from dreamprop.state import State
 from dreamprop.window import Window
 
@@ -40,7 +41,14 @@ def meet(device: str, timeout: float = PATIENCE) -> Ranks:
             own = device_of(device)
         except InputError as error:
             raise InputError(f"rank {os.environ['RANK']}: {error}", own=True) from None
-        join(own, timeout)
+        try:
+            join(own, timeout)
+        except RankLost as lost:
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise InputError(
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']} processes must meet at {place}: {lost}; start all of them with "
+                "torchrun, or unset WORLD_SIZE for one"
+            ) from None
     return Ranks(timeout=timeout)
 
 
