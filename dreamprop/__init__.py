@@ -3,6 +3,7 @@
 from dreamprop import evaluate, optim
 from dreamprop.picard import solve
 from dreamprop.process import Group, Process
+from dreamprop.purity import ImpureDrift
 from dreamprop.sequential import solve_sequential
 from dreamprop.solution import Round, Solution, Stats
 from dreamprop.state import Drift, State
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Drift",
     "Group",
+    "ImpureDrift",
     "Process",
     "Round",
     "Solution",

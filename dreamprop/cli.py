@@ -112,22 +112,22 @@ def run(arguments: Sequence[str]) -> int:
         raise InputError("--config must name a YAML file, got none; use --config configs/dreamfusion.yaml")
     if not (given.train or given.compare or given.export or given.validate or given.test):
         raise InputError("one of --train, --compare and --export must be given, got none; use --train")
-    if _threestudio(given):
-        if not given.verbose:
-            _hush()
-        from dreamprop.upstream import launch
-
-        return launch(given)
-    if given.validate or given.test:
-        raise InputError("--validate and --test are for threestudio's systems; add --threestudio DIR")
-    if given.export and not given.resume:
-        raise InputError("--export must know the run, got none; add --resume outputs/<name>/<tag>")
     if given.compare and given.resume:
         raise InputError("--compare starts afresh, got --resume; drop it")
     if given.baseline and not given.train:
         raise InputError("--baseline belongs to --train; --compare runs the baseline anyway")
     if given.gpu is not None and given.device:
         raise InputError("--gpu and --device must not both be given; drop one")
+    if _threestudio(given):
+        if not given.verbose:
+            _hush()
+        from dreamprop.upstream.launch import launch
+
+        return launch(given)
+    if given.validate or given.test:
+        raise InputError("--validate and --test are for threestudio's systems; add --threestudio DIR")
+    if given.export and not given.resume:
+        raise InputError("--export must know the run, got none; add --resume outputs/<name>/<tag>")
     overrides = list(given.overrides)
     if given.gpu is not None:
         overrides.append(f"device=cuda:{given.gpu}")

@@ -8,27 +8,29 @@ from typing import Any
 
 import dreamprop as dp
 from dreamprop import crew, files, report, resume
-from dreamprop.build import Experiment, make_process, retag
+from dreamprop.build import Experiment, device_of, make_process, retag
 from dreamprop.evolve import evolve
 from dreamprop.interrupt import Guard
-from dreamprop.metrics import psnr_db, ssim
+from dreamprop.outcome import VIEWS, Outcome
 from dreamprop.parallel import check, solve_options
+from dreamprop.peak import Peak
 from dreamprop.ranks import RankFailed, Ranks
 from dreamprop.roundlog import RoundLog
-from dreamprop.run import STOPS, open_folder
-from dreamprop.show import present, views_of
+from dreamprop.run import STOPS, conclude, open_folder
+from dreamprop.show import views_of
 from dreamprop.state import State
 from dreamprop.summary import summarize
 from dreamprop.window import Window
-
-VIEWS = 16
-"""Views that two results are compared in."""
 
 TIMING = (
     "Seconds are those of the rounds alone: imports, the building of models and scenes, pictures and files "
     "are left out, and both ways were run once before the clock started. "
     "All runs use the same threads and device; with several processes, a sequential run takes the threads of all "
     "processes of its machine and one device."
+)
+SHOWN = (
+    f"PSNR and SSIM are taken over {VIEWS} views all around the object, rendered from the results; the pictures show "
+    "as many of them as output.views says."
 )
 
 
@@ -67,9 +69,7 @@ def compare(experiment: Experiment, ranks: Ranks) -> int:
         "accelerated": (process, False, place),
         "other_noise": (other, True, place / "other_noise"),
     }
-    states: dict[str, State] = {}
-    logs: dict[str, RoundLog] = {}
-    told: dict[str, Any] = {}
+    done: dict[str, Outcome] = {}
     try:
         with Guard() as guard:
             for key, (chain, sequential, where) in runs.items():
@@ -80,25 +80,23 @@ def compare(experiment: Experiment, ranks: Ranks) -> int:
                     if not mine:
                         continue
                     files.make_folder(where)
-                    with RoundLog(where) as log:
+                    with RoundLog(where) as log, Peak(device_of(experiment.config.device)) as peak:
                         state = evolve(
                             chain, experiment, log, ranks, sequential=sequential, begin=begin, guard=guard
                         )
-                    states[key], logs[key] = state, log
-                    told[key] = summarize(chain, experiment, state, log, ranks, sequential=sequential)
-                    told[key]["seed"] = seed + 1 if key == "other_noise" else seed
-                    told[key]["judge"] = present(chain, state, experiment, where)
-                    files.write_json(where / "summary.json", told[key])
+                    summary = summarize(chain, experiment, state, log, ranks, sequential=sequential)
+                    summary |= {"seed": chain.seed, "peak_memory_bytes": peak.bytes}
+                    conclude(chain, experiment, state, where, summary)
+                    done[key] = outcome(chain, experiment, state, log, where, summary)
             if not lead:
                 return 0
-            resume.save(place, experiment, Window((states["accelerated"],)))
-            write_report(process, experiment, place, states, logs, told)
+            resume.save(place, experiment, Window((done["accelerated"].state,)))
+            report.write(place, done, prompt=experiment.prompt, timing=TIMING, shown=SHOWN)
     except STOPS as stop:
         if isinstance(stop, RankFailed) and lead:
             print(stop.told, file=sys.stderr)
         if lead:
-            done = ", ".join(states) or "none"
-            print(f"{stop}\nfinished runs kept in {place}: {done}; start afresh to compare", file=sys.stderr)
+            print(report.unfinished(stop, place, done), file=sys.stderr)
         return 1
     return 0
 
@@ -115,50 +113,15 @@ def warm_up(process: Any, experiment: Experiment, first: State, ranks: Ranks) ->
     )
 
 
-def write_report(
-    process: Any,
-    experiment: Experiment,
-    place: Path,
-    states: dict[str, State],
-    logs: dict[str, RoundLog],
-    told: dict[str, Any],
-) -> None:
-    """Measure the results against the baseline and write `report.json` and `report.html`."""
-    views = {key: views_of(process, state, experiment, VIEWS) for key, state in states.items()}
-    baseline, accelerated = told["baseline"], told["accelerated"]
-    values = {
-        "prompt": experiment.prompt,
-        **told,
-        "speedup_wall": baseline["wall_seconds"] / accelerated["wall_seconds"],
-        "speedup_rounds": baseline["rounds"] / accelerated["rounds"],
-        "psnr_db": psnr_db(views["accelerated"], views["baseline"]),
-        "ssim": ssim(views["accelerated"], views["baseline"]),
-        "seed_noise_psnr_db": psnr_db(views["other_noise"], views["baseline"]),
-        "seed_noise_ssim": ssim(views["other_noise"], views["baseline"]),
-        "identical": dp.state.equal(states["accelerated"], states["baseline"]),
-        "views": VIEWS,
-        "timing": TIMING,
-    }
-    shown = {
-        "sequential": place / "baseline",
-        "accelerated": place,
-        "sequential, other noise": place / "other_noise",
-    }
-    files.write_json(place / "report.json", values)
-    images = {
-        label: ((where / "turntable.gif").read_bytes(), (where / "views.png").read_bytes())
-        for label, where in shown.items()
-    }
-    plotted = {"accelerated": logs["accelerated"], "sequential": logs["baseline"]}
-    files.write_text(place / "report.html", report.page(values, images, plotted))
-    print(
-        f"{values['speedup_wall']:.2f} times the speed by the clock, "
-        f"{values['speedup_rounds']:.2f} times fewer rounds; "
-        f"{values['psnr_db']:.1f} dB to the sequential run "
-        f"({values['seed_noise_psnr_db']:.1f} dB with other noise)"
+def outcome(
+    process: Any, experiment: Experiment, state: State, log: RoundLog, place: Path, summary: dict[str, Any]
+) -> Outcome:
+    """A run whose files lie in its folder, as the report takes it."""
+    return Outcome(
+        summary,
+        log,
+        state,
+        list(views_of(process, state, experiment, VIEWS)),
+        (place / "turntable.gif").read_bytes(),
+        (place / "views.png").read_bytes(),
     )
-    for key in ("baseline", "accelerated"):
-        if judge := told[key]["judge"]:
-            print(f"{key}: the judge names the prompt in {judge['correct']} of {judge['views']} views")
-    for name in ("report.html", "report.json"):
-        print(f"  {place / name}")

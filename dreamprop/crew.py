@@ -86,17 +86,26 @@ def share(ranks: Ranks, window: Window | None) -> Window | None:
 
 
 @contextmanager
+def all_threads() -> Iterator[None]:
+    """A block with the threads of all processes on this machine, which wait or are gone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    yield
+    torch.set_num_threads(threads)
+
+
+@contextmanager
 def first_alone(ranks: Ranks, name: str) -> Iterator[bool]:
     """A block for the first rank, with the threads of all that share its machine; the others wait behind it.
 
     Yields:
         Whether this is the first rank; the others should do nothing.
     """
-    threads = torch.get_num_threads()
     if ranks.rank == 0:
-        torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    yield ranks.rank == 0
-    torch.set_num_threads(threads)
+        with all_threads():
+            yield True
+    else:
+        yield False
     ranks.after_first(name)
 
 

@@ -37,6 +37,15 @@ def write_mesh(process: Any, state: State, experiment: Experiment, place: Path) 
     return mesh.write(place, mesh.extract(field, float(process.bound), experiment.config.export))
 
 
+def write_mesh_if_any(process: Any, state: State, experiment: Experiment, place: Path) -> list[str]:
+    """The names of what `write_mesh` writes; a scene without a surface is told, but no error of a run that is done."""
+    try:
+        return [path.name for path in write_mesh(process, state, experiment, place)]
+    except mesh.EmptySurface as error:
+        print(f"no mesh: {error}", file=sys.stderr)
+        return []
+
+
 def export(experiment: Experiment, folder: Path) -> int:
     """Write the mesh of the newest checkpoint of a run into its folder.
 

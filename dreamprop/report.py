@@ -1,131 +1,78 @@
-"""`report.html`: pictures side by side, the numbers, and stride and error over the steps, in one file."""
+"""What the runs of a comparison come to: `report.json`, `report.html` and a few lines."""
 
-import base64
-import html
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from dreamprop.roundlog import RoundLog
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-body { color: #222; background: #fff; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
-td, th { padding: .3rem .8rem; border-bottom: 1px solid #ddd; }
-th { text-align: left; font-weight: 600; } td { font-variant-numeric: tabular-nums; }
-.row { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; }
-figure.turn img { width: 16rem; } figure.views img { width: 100%; image-rendering: pixelated; }
-figcaption { font-size: .9rem; color: #555; } img, svg { max-width: 100%; height: auto; }
-.big { font-size: 1.15rem; } .small { font-size: .9rem; color: #555; }
-"""
+from dreamprop import audit, files
+from dreamprop.metrics import psnr_db, ssim
+from dreamprop.outcome import RUNS, Outcome, occupied
+from dreamprop.page import page
+from dreamprop.state import equal
 
 
-UNITS = {"step": "nominal steps", "paper": "mean square x 1e6"}
-"""What the errors of a rule are measured in."""
-
-
-def embed(content: bytes, kind: str) -> str:
-    """Bytes as a URL that needs no other file."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def plot(logs: Mapping[str, RoundLog], unit: str) -> str:
-    """Stride and error of each run over the steps, as an SVG element.
+def write(place: Path, runs: Mapping[str, Outcome], *, prompt: str, timing: str, shown: str) -> None:
+    """Measure the runs against the baseline, write `report.json` and `report.html`, and tell what came out.
 
     Args:
-        logs: the rounds of runs by their label.
-        unit: of the errors.
+        place: the folder of the comparison.
+        runs: by the keys of `RUNS`.
+        prompt: what was made.
+        timing: what the seconds hold, in a sentence or two.
+        shown: what the views are, in a sentence or two.
+
+    Raises:
+        InputError: the disk refused.
     """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    strides, errors = figure.subplots(2, 1, sharex=True)
-    for label, log in logs.items():
-        steps = [int(row["step"]) for row in log.rows]
-        taken = [int(row["stride"]) for row in log.rows]
-        strides.step([0, *steps], [*taken[:1], *taken], where="pre", label=label)
-        largest = [float(row["error"]) for row in log.rows]
-        if any(largest):
-            errors.plot(steps, largest, marker=".", label=label)
-    strides.set_ylabel("steps a round")
-    strides.set_ylim(bottom=0)
-    strides.legend()
-    errors.set_ylabel(f"largest error accepted\n[{unit}]")
-    errors.set_ylim(bottom=0)
-    errors.set_xlabel("step")
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue().partition("<svg")[1] + buffer.getvalue().partition("<svg")[2]
+    baseline, accelerated, other = (runs[key] for key in RUNS)
+    values: dict[str, Any] = {
+        "prompt": prompt,
+        **{key: runs[key].summary for key in RUNS},
+        "speedup_wall": baseline.summary["wall_seconds"] / accelerated.summary["wall_seconds"],
+        "speedup_rounds": baseline.summary["rounds"] / accelerated.summary["rounds"],
+        **_nearness("", accelerated, baseline),
+        **_nearness("seed_noise_", other, baseline),
+        "identical": equal(accelerated.state, baseline.state),
+        "occupied": {key: occupied(runs[key].state) for key in RUNS},
+        "views": len(baseline.views),
+        "shown": shown,
+        "timing": timing,
+    }
+    files.write_json(place / "report.json", values)
+    files.write_text(place / "report.html", page(values, {key: runs[key] for key in RUNS}))
+    _tell(values)
+    for name in ("report.html", "report.json"):
+        print(f"  {place / name}")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An HTML table; everything in it is escaped."""
-    lines = ["<table><tr>" + "".join(f"<th>{html.escape(str(cell))}</th>" for cell in header) + "</tr>"]
-    lines += [
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    ]
-    return "\n".join([*lines, "</table>"])
+def unfinished(stop: BaseException, place: Path, done: Collection[str]) -> str:
+    """What to tell when a comparison ends before its last run."""
+    return f"{stop}\nfinished runs kept in {place}: {', '.join(done) or 'none'}; start afresh to compare"
 
 
-def page(
-    report: Mapping[str, Any],
-    pictures: Mapping[str, tuple[bytes, bytes]],
-    logs: Mapping[str, RoundLog],
-) -> str:
-    """The whole page.
+def _nearness(prefix: str, run: Outcome, reference: Outcome) -> dict[str, float | None]:
+    """PSNR and SSIM of a run's views against another's; None where there are no views."""
+    seen = len(reference.views) > 0
+    return {
+        f"{prefix}psnr_db": psnr_db(run.views, reference.views) if seen else None,
+        f"{prefix}ssim": ssim(run.views, reference.views) if seen else None,
+    }
 
-    Args:
-        report: what `report.json` holds.
-        pictures: for each run its turntable (GIF) and its views (PNG), by label.
-        logs: the rounds of each run that belongs on the plot.
-    """
-    runs = {"sequential": "baseline", "accelerated": "accelerated", "sequential, other noise": "other_noise"}
-    rows = []
-    for label, key in runs.items():
-        run = report[key]
-        judged = run["judge"]
-        rows.append(
-            [
-                label,
-                run["steps"],
-                run["rounds"],
-                f"{run['speedup_rounds']:.2f}",
-                run["drifts"],
-                f"{run['wall_seconds']:.1f}",
-                f"{judged['correct']} of {judged['views']}" if judged else "-",
-            ]
+
+def _tell(values: Mapping[str, Any]) -> None:
+    line = (
+        f"{values['speedup_wall']:.2f} times the speed by the clock, "
+        f"{values['speedup_rounds']:.2f} times fewer rounds; "
+    )
+    if values["views"]:
+        line += (
+            f"{values['psnr_db']:.1f} dB to the sequential run "
+            f"({values['seed_noise_psnr_db']:.1f} dB with other noise)"
         )
-    header = ["run", "steps", "rounds", "steps a round", "drifts", "seconds", "named by the judge"]
-    turns = "".join(
-        f'<figure class="turn"><img alt="turntable" src="{embed(turn, "image/gif")}">'
-        f"<figcaption>{html.escape(label)}</figcaption></figure>"
-        for label, (turn, _) in pictures.items()
-    )
-    views = "".join(
-        f'<figure class="views"><img alt="views" src="{embed(view, "image/png")}">'
-        f"<figcaption>{html.escape(label)}</figcaption></figure>"
-        for label, (_, view) in pictures.items()
-    )
-    prompt = html.escape(report["prompt"])
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{prompt}: sequential and accelerated</title>
-<style>{STYLE}</style></head><body>
-<h1>“{prompt}”, sequential and accelerated</h1>
-<p class="big"><b>{report["speedup_wall"]:.2f}</b> times the speed by the clock,
-<b>{report["speedup_rounds"]:.2f}</b> times fewer rounds; the views agree with the sequential run's to
-<b>{report["psnr_db"]:.1f} dB</b> (SSIM {report["ssim"]:.3f}). A sequential run with other noise agrees with
-it to {report["seed_noise_psnr_db"]:.1f} dB (SSIM {report["seed_noise_ssim"]:.3f}).</p>
-<div class="row">{turns}</div>
-{table(header, rows)}
-<p class="small">{html.escape(report["timing"])}</p>
-<h2>Views</h2>
-{views}
-<h2>Stride and error over the steps</h2>
-{plot(logs, UNITS[report["accelerated"]["error_rule"]])}
-<p class="small">window {report["accelerated"]["window"]}, tolerance {report["accelerated"]["tolerance"]:g},
-evaluator {html.escape(report["accelerated"]["evaluator"])}, seed {report["accelerated"]["seed"]},
-{report["accelerated"]["threads"]} threads, {html.escape(report["accelerated"]["device"])}.</p>
-</body></html>
-"""
+    else:
+        line += "no pictures to compare were found"
+    print(line)
+    print(audit.line(values["accelerated"].get("audit")))
+    for key in ("baseline", "accelerated"):
+        if judge := values[key].get("judge"):
+            print(f"{key}: the judge names the prompt in {judge['correct']} of {judge['views']} views")

@@ -39,12 +39,17 @@ def save(place: Path, experiment: Experiment, window: Window) -> Path:
 def command(place: Path, sequential: bool, processes: int = 1) -> str:
     """The command that goes on with a run."""
     flags = ["--train", "--baseline"] if sequential else ["--train"]
+    config = str(place / "config.yaml")
+    return shlex.join([*started(processes), "--config", config, *flags, "--resume", str(place)])
+
+
+def started(processes: int) -> list[str]:
+    """How the program is started, without its arguments."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     start = ["python"] if processes == 1 else ["torchrun", "--nproc-per-node", str(local)]
     if processes > local:
         start += ["--nnodes", str(processes // local), "..."]
-    config = str(place / "config.yaml")
-    return shlex.join([*start, "launch.py", "--config", config, *flags, "--resume", str(place)])
+    return [*start, "launch.py"]
 
 
 FREE = ("name", "tag", "exp_root_dir", "device", "trainer", "parallel", "checkpoint", "output", "export")

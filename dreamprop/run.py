@@ -8,13 +8,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dreamprop import again, audit, checkpoint, crew, files, folder, mesh, resume
+from dreamprop import again, audit, checkpoint, crew, files, folder, resume
 from dreamprop.build import Experiment, device_of, make_process, retag
 from dreamprop.config import InputError
 from dreamprop.evolve import evolve
-from dreamprop.export import write_mesh
+from dreamprop.export import write_mesh_if_any
 from dreamprop.interrupt import Guard, Interrupted
 from dreamprop.parallel import check
+from dreamprop.peak import Peak
 from dreamprop.process import NonFiniteDrift
 from dreamprop.ranks import RankFailed, RankLost, Ranks
 from dreamprop.roundlog import RoundLog
@@ -78,24 +79,25 @@ def train(
                 )
                 return 0
             with RoundLog(place, first) as log:
-                state = evolve(
-                    process,
-                    experiment,
-                    log,
-                    ranks,
-                    sequential=sequential,
-                    begin=window,
-                    guard=guard,
-                    watch=watch,
-                )
+                with Peak(device) as peak:
+                    state = evolve(
+                        process,
+                        experiment,
+                        log,
+                        ranks,
+                        sequential=sequential,
+                        begin=window,
+                        guard=guard,
+                        watch=watch,
+                    )
                 guard.together = False
                 watch.window = Window((state,))
                 with guard.hold():
                     watch.save()
+                watch.look(state)
                 summary = summarize(process, experiment, state, log, ranks, sequential=sequential)
-                summary["judge"] = present(process, state, experiment, place)
-                summary["mesh"] = _write_mesh(process, state, experiment, place)
-                files.write_json(place / "summary.json", summary)
+                summary["peak_memory_bytes"] = peak.bytes
+                conclude(process, experiment, state, place, summary)
                 (place / "preview.png").unlink(missing_ok=True)
         except InputError as error:
             raise InputError(f"{error}; {_kept(watch, sequential)}") from error
@@ -125,6 +127,15 @@ def train(
     for name in ("turntable.gif", "views.png", *summary["mesh"], "summary.json"):
         print(f"  {place / name}")
     return 0
+
+
+def conclude(
+    process: Any, experiment: Experiment, state: State, place: Path, summary: dict[str, Any]
+) -> None:
+    """Show the result of a run in its folder, and write its summary with what came of that."""
+    summary["judge"] = present(process, state, experiment, place)
+    summary["mesh"] = write_mesh_if_any(process, state, experiment, place)
+    files.write_json(place / "summary.json", summary)
 
 
 def _begin(experiment: Experiment, go_on: Path | None) -> tuple[Path, str, Window | None]:
@@ -180,12 +191,3 @@ def _kept(watch: Watch, sequential: bool) -> str:
         return f"{resume.newest(watch.place).name} is kept, go on with: {command}"
     except InputError:
         return "no checkpoint could be saved"
-
-
-def _write_mesh(process: Any, state: State, experiment: Experiment, place: Path) -> list[str]:
-    """The mesh at the end of a run; a scene without a surface is told, but no error of the run."""
-    try:
-        return [path.name for path in write_mesh(process, state, experiment, place)]
-    except mesh.EmptySurface as error:
-        print(f"no mesh: {error}", file=sys.stderr)
-        return []

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dreamprop import optim
+from dreamprop.hooks import refuse_step_hooks
 from dreamprop.options import Options
 from dreamprop.process import Group
 from dreamprop.state import check_names
@@ -57,6 +58,7 @@ class Stepper:
             raise ValueError("scheduler must be a function of the step, got ReduceLROnPlateau; use another")
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ValueError("optimizer must step without a closure, got LBFGS; use another")
+        refuse_step_hooks(optimizer)
         self.names = [list(group) for group in names]
         """Names of the parameters, by group."""
         self._labels = [str(i) for i in range(len(names))] if labels is None else list(labels)
@@ -160,6 +162,14 @@ class Stepper:
                 f"optimizer must be one of {known} in layout sharded, got {kind.__name__}; use layout replicated"
             )
         return True
+
+    def options(self, step: int) -> list[dict[str, Any]]:
+        """Options of each group at a step; copies."""
+        return copy.deepcopy(self._schedule.at(step))
+
+    def scheduler(self, step: int) -> Any:
+        """A copy of the scheduler as it is at a step; ``None`` where there is none."""
+        return self._schedule.scheduler(step)
 
     def rates(self, step: int) -> dict[str, float]:
         """Learning rates at a step, under the names that Lightning's monitor gives them."""

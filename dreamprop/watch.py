@@ -6,11 +6,16 @@ from typing import Any
 
 from dreamprop import pictures, resume
 from dreamprop.build import Experiment
+from dreamprop.emptiness import Emptiness
 from dreamprop.interrupt import Guard, Interrupted
 from dreamprop.ranks import Ranks
 from dreamprop.shards import WHOLE
 from dreamprop.solution import Round
+from dreamprop.state import State
 from dreamprop.window import Window
+
+EMPTY = 0.005
+"""Mean opacity of a picture in which there is nothing to see."""
 
 
 class Watch:
@@ -39,6 +44,7 @@ class Watch:
         """The last accepted state with what lies ahead of it; in layout `sharded` the last one brought together."""
         self._step = window.states[0].step
         self._saved: int | None = None
+        self._emptiness = Emptiness(EMPTY, "mean opacity")
         self._when = time.monotonic()
 
     def __call__(self, round: Round) -> None:
@@ -64,10 +70,16 @@ class Watch:
         if due(config.output.preview_every_n_steps):
             state, size = round.state, config.output.view_size
             if self.ranks.rank == 0:
+                self.look(state)
                 views = self.process.render_views(state, num_views=4, width=size, height=size)
                 pictures.write_bytes(self.place / "preview.png", pictures.png(pictures.side_by_side(views)))
         if stop:
             raise Interrupted(self.guard.asked)
+
+    def look(self, state: State) -> None:
+        """Warn, once, if nothing is left of the scene."""
+        if hasattr(self.process, "opacity"):
+            self._emptiness.look(state.step, self.process.opacity(state))
 
     def save(self) -> None:
         """Save the last accepted state, unless it is saved already; the first rank does it for all."""

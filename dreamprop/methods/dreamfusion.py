@@ -10,7 +10,7 @@ Legend: W states, B pictures a state, N pictures in all, H and V pixels down and
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -194,13 +194,24 @@ class DreamFusion:
             width, height: in pixels.
             elevation: of the cameras in degrees.
         """
+        behind = background.solid(self.system.background.color, self.device)
+        shown = [part.over(behind) for part in self._around(state, num_views, width, height, elevation)]
+        return torch.cat(shown).clamp(0, 1)
+
+    @torch.no_grad()
+    def opacity(self, state: State) -> float:
+        """Mean opacity, in [0, 1], of four small pictures from around the object: 0 where nothing is left."""
+        return float(torch.cat([part.opacity for part in self._around(state, 4, 32, 32, 15.0)]).mean())
+
+    def _around(
+        self, state: State, num_views: int, width: int, height: int, elevation: float
+    ) -> Iterator[Rendered]:
+        """Pictures from even azimuths, as many at a time as fit in memory."""
         samples = self.system.renderer.eval_num_samples_per_ray
         params, buffers = stack([state.params]), stack([state.buffers])
         # the cells that the run itself skips, at another spacing
         prune = self.system.renderer.prune_alpha * self.system.renderer.num_samples_per_ray / samples
-        behind = background.solid(self.system.background.color, self.device)
         azimuth = torch.arange(num_views, device=self.device) * (360.0 / num_views)
-        shown = []
         for part in azimuth.split(max(1, CHUNK // (width * height * samples))):
             view = cameras.orbit(
                 torch.full_like(part, elevation),
@@ -209,11 +220,9 @@ class DreamFusion:
                 torch.full_like(part, sum(self.data.fovy_range) / 2),
             )
             shift = torch.full((1, len(part) * height * width), 0.5, device=self.device)
-            rendered = render(
+            yield render(
                 self.field, params, buffers, view, height, width, shift, samples=samples, prune_alpha=prune
             )
-            shown.append(rendered.over(behind))
-        return torch.cat(shown).clamp(0, 1)
 
     @torch.no_grad()
     def density_and_color(self, state: State, points: Tensor) -> tuple[Tensor, Tensor]:

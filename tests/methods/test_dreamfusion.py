@@ -299,3 +299,11 @@ def test_settings_are_checked_where_they_are_made(make_config: Any, words: str) 
     with pytest.raises(ValueError, match=words) as told:
         make_config()
     assert "\n" not in str(told.value) and ";" in str(told.value)
+
+
+def test_opacity_tells_whether_anything_is_left(folder: Path) -> None:
+    process = make(folder)
+    full = process.init()
+    gone = replace(full, params={name: torch.full_like(p, -30.0) for name, p in full.params.items()})
+    assert process.opacity(full) > 0.02
+    assert process.opacity(gone) < 1e-6

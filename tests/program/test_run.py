@@ -36,7 +36,8 @@ def same(a: Path, b: Path) -> bool:
 
 def test_a_run_writes_all_it_should(cli: Cli, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("--train") == 0
-    assert sorted(p.name for p in FOLDER.iterdir()) == [
+    written = {p.name for p in FOLDER.iterdir()} - {"tensorboard"}  # where that is installed
+    assert sorted(written) == [
         "checkpoints", "config.yaml", "mesh.glb", "mesh.obj", "metrics.csv", "summary.json", "turntable.gif",
         "views.png",
     ]  # fmt: skip
@@ -182,16 +183,30 @@ def test_compare_writes_a_report(cli: Cli) -> None:
     page = (FOLDER / "report.html").read_text()
     assert page.count("data:image/gif;base64,") == 3 and page.count("data:image/png;base64,") == 3
     assert "<svg" in page and 'src="http' not in page and "a red sphere" in page
-    for folder in (FOLDER, FOLDER / "baseline", FOLDER / "other_noise"):
-        assert {"summary.json", "metrics.csv", "turntable.gif", "views.png"} <= {
+    assert "MiB" in page and "occupied cells" not in page
+    assert report["accelerated"]["audit"]["count"] >= 1 and "Accelerated run, audit: drifts used" in page
+    radii = set()
+    for key, folder in {
+        "baseline": FOLDER / "baseline",
+        "accelerated": FOLDER,
+        "other_noise": FOLDER / "other_noise",
+    }.items():
+        assert {"summary.json", "metrics.csv", "turntable.gif", "views.png", "mesh.obj", "mesh.glb"} <= {
             p.name for p in folder.iterdir()
         }
+        told = summary(folder)
+        assert report[key] == told and told["mesh"] == ["mesh.obj", "mesh.glb"]
+        assert told["peak_memory_bytes"] is None or told["peak_memory_bytes"] > 2**20
+        radii.add(trimesh.load(folder / "mesh.obj", process=False).volume)
+    assert len(radii) == 3  # each run its own surface
 
 
 def test_compare_of_equal_runs_is_a_number(cli: Cli) -> None:
     assert cli("--compare", "parallel.window=1") == 0
     report = json.loads((FOLDER / "report.json").read_text())
     assert report["identical"] is True and report["psnr_db"] == 100.0 and report["ssim"] == pytest.approx(1)
+    page = (FOLDER / "report.html").read_text()
+    assert "bit for bit" in page and "no accepted step was looked at" in page
 
 
 def test_a_preview_is_drawn_on_the_way(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
