@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -20,3 +22,10 @@ class Ball(nn.Module):
         normal = (rays_o + (along - root.clamp_min(0).sqrt()) * rays_d) / self.radius
         seen = torch.where(root > 0, torch.cat([normal, normal[..., :1]], -1)[..., :channels], 0.0)
         return 0.5 + 0.5 * seen if channels == 3 else seen
+
+
+@dataclass
+class Frozen:
+    """Hides a ball from ``named_modules``, as upstream hides its U-Nets."""
+
+    unet: Ball

@@ -31,6 +31,12 @@ SMALL = [
     "data.eval_width=24",
     "data.eval_fovy_deg=50",
 ]
+MORE = {
+    "dreamfusion-sd-eff": ["data.width=24", "data.height=24", "data.sample_width=16", "data.sample_height=16"],
+    "prolificdreamer-patch": [
+        "~system.renderer.num_samples_per_ray", "system.renderer.base_renderer.num_samples_per_ray=32",
+    ],
+}  # fmt: skip
 
 GUIDANCE: dict[str, tuple[str, dict[str, Any]]] = {
     "dreamfusion-sd": (toy_guidance.NAME, {}),
@@ -41,6 +47,10 @@ GUIDANCE: dict[str, tuple[str, dict[str, Any]]] = {
     "latentnerf": (toy_guidance.NAME, {}),
     "hifa": (toy_guidance.NAME, {"losses": ["sds", "sds_img"]}),
     "sdi": (toy_guidance.NAME, {"losses": ["sdi"]}),
+    "dreamfusion-sd-eff": (toy_guidance.NAME, {}),
+    "prolificdreamer-hifa": (toy_guidance.VSD, {}),
+    "prolificdreamer-scene": (toy_guidance.VSD, {}),
+    "prolificdreamer-patch": (toy_guidance.VSD, {}),
 }
 
 
@@ -69,7 +79,7 @@ def test_a_system_by_its_result(name: str, folder: Path) -> None:
     toy_guidance.register()
 
     def make(seed: int) -> Threestudio:
-        studio = upstream.studio(name, folder, *SMALL)
+        studio = upstream.studio(name, folder, *SMALL, *MORE.get(name, []))
         studio.system.guidance_type, settings = GUIDANCE[name]
         studio.system.guidance = OmegaConf.create(settings)
         return build.process(studio, seed=seed)

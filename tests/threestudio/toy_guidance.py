@@ -12,18 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.ball import Ball
+from tests.ball import Ball, Frozen
 
 NAME, VSD = "toy-ball-guidance", "toy-ball-vsd-guidance"
 LATENTS = 4 * 64 * 64
 """Elements of what upstream's guidances sum their loss over; the weights of the other losses are made for it."""
-
-
-@dataclass
-class Frozen:
-    """Hides the ball from ``named_modules``, as upstream hides its U-Nets."""
-
-    unet: Ball
 
 
 def register() -> None:
@@ -31,6 +24,7 @@ def register() -> None:
     import threestudio
     from threestudio.utils.base import BaseModule, BaseObject
     from threestudio.utils.misc import C
+    from threestudio.utils.ops import get_ray_directions, get_rays
 
     if NAME in threestudio.__modules__:
         return
@@ -55,10 +49,14 @@ def register() -> None:
         def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
             self.level = C(self.cfg.noise, epoch, global_step)
 
-        def target(self, rgb: Tensor, batch: dict[str, Tensor]) -> Tensor:
-            """The ball's picture from the camera of a batch, as large as what was rendered."""
+        def target(self, rgb: Tensor, c2w: Tensor, fovy: Tensor) -> Tensor:
+            """The ball's picture from the cameras of a batch, as large as what was rendered."""
+            height, width, channels = rgb.shape[1:]
+            plane = get_ray_directions(height, width, 0.5 * height)  # of a field of view of 90 degrees
+            plane = plane.expand(len(rgb), -1, -1, -1).clone()
+            plane[..., :2] *= (0.5 * fovy).tan()[:, None, None, None]
             with torch.no_grad():
-                return self.frozen.unet(batch["rays_o"], batch["rays_d"], rgb.shape[-1])
+                return self.frozen.unet(*get_rays(plane, c2w, keepdim=True, normalize=True), channels)
 
         def loss(self, rgb: Tensor, grad: Tensor) -> Tensor:
             """A loss whose gradient points along ``grad``, which is large as upstream's over all latents is."""
@@ -72,7 +70,7 @@ def register() -> None:
             pass
 
         def __call__(self, rgb: Tensor, prompt_utils: Any, **batch: Any) -> dict[str, Tensor]:
-            grad = rgb - self.target(rgb, batch) + self.level * torch.randn_like(rgb)
+            grad = rgb - self.target(rgb, batch["c2w"], batch["fovy"]) + self.level * torch.randn_like(rgb)
             return {f"loss_{name}": self.loss(rgb, grad) for name in self.cfg.losses}
 
     @threestudio.register(VSD)
@@ -96,10 +94,12 @@ def register() -> None:
             """What the trained part takes for the picture behind a noisy one."""
             return noisy + self.lora_layers(noisy) + self.camera_embedding(c2w.flatten(1))[:, None, None]
 
-        def forward(self, rgb: Tensor, prompt_utils: Any, c2w: Tensor, **batch: Any) -> dict[str, Tensor]:
+        def forward(
+            self, rgb: Tensor, prompt_utils: Any, c2w: Tensor, fovy: Tensor, **batch: Any
+        ) -> dict[str, Tensor]:
             noisy = rgb + self.level * torch.randn_like(rgb)
             with torch.no_grad():
-                grad = self.denoised(noisy, c2w) - self.target(rgb, batch)
+                grad = self.denoised(noisy, c2w) - self.target(rgb, c2w, fovy)
             again = (rgb + self.level * torch.randn_like(rgb)).detach()
             learnt = (self.denoised(again, c2w) - rgb.detach()).square().mean()
             return {"loss_vsd": self.loss(rgb, grad), "loss_lora": learnt}

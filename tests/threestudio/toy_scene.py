@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from tests.ball import Ball
+from tests.ball import Ball, Frozen
 
 from .double import Updateable
 
@@ -84,13 +83,6 @@ class Scene(nn.Module, Updateable):
         )
         left = through.select(axis, SIDE - 1)[..., None]
         return (color * (alpha * before)[..., None]).sum(axis) + 0.5 * left
-
-
-@dataclass
-class Frozen:
-    """Hides the ball from ``named_modules``, as upstream hides its U-Nets."""
-
-    unet: Ball
 
 
 class Guidance(Updateable):
