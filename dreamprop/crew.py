@@ -14,6 +14,7 @@ from dreamprop.config import InputError
 from dreamprop.ranks import PATIENCE, RankLost, Ranks, alone
 from dreamprop.rendezvous import join
 from dreamprop.state import State
+from dreamprop.validate import brief, number
 from dreamprop.window import Window
 
 T = TypeVar("T")
@@ -30,6 +31,12 @@ def meet(device: str, timeout: float = PATIENCE) -> Ranks:
     Raises:
         InputError: the environment speaks of several processes but not of where they meet, or a device is wrong.
     """
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
+        value = os.environ.get(name, "0")
+        if not (value.isascii() and value.isdigit()):
+            raise InputError(
+                f"{name} must be a whole number, got {brief(value)}; start with torchrun, or unset it"
+            )
     if not alone():
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
@@ -37,6 +44,13 @@ def meet(device: str, timeout: float = PATIENCE) -> Ranks:
             raise InputError(
                 f"WORLD_SIZE must come with {', '.join(missing)}, got {size} alone; start with torchrun"
             )
+        number(
+            "RANK",
+            int(os.environ["RANK"]),
+            0,
+            int(os.environ["WORLD_SIZE"]) - 1,
+            remedy="start with torchrun",
+        )
         try:
             own = device_of(device)
         except InputError as error:

@@ -77,6 +77,8 @@ Refused = Callable[[int], str]
         ("export.threshold=0", ["export.threshold", "> 0"]),
         ("seed=-1", ["seed", "got -1"]),
         ("device=tpu", ["device", "'tpu'", "use auto"]),
+        (f"device=cuda:{'9' * 23}", ["device", "use auto"]),
+        ("device=", ["device", "use auto"]),
         ("system_type=dreamfusion", ["system_type", "dreamfusion-system", "did you mean"]),
         ("parallel.window", ["parallel.window", "key.key=value"]),
         ("parallel.window=[1,", ["not YAML"]),
@@ -148,6 +150,29 @@ def test_several_processes_must_know_where_to_meet(
     monkeypatch.setenv("WORLD_SIZE", "8")
     line = refused(cli("--train"))
     assert "WORLD_SIZE must come with RANK, MASTER_ADDR, MASTER_PORT, got 8" in line and "torchrun" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("WORLD_SIZE", "two", "WORLD_SIZE must be a whole number, got 'two'"),
+        ("MASTER_PORT", "-1", "MASTER_PORT must be a whole number, got '-1'"),
+        ("RANK", "5", "RANK must be a finite number <= 1, got 5"),
+    ],
+)
+def test_what_a_launcher_says_must_make_sense(
+    cli: Cli, refused: Refused, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    launched = {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }
+    for key, usual in (launched | {name: value}).items():
+        monkeypatch.setenv(key, usual)
+    assert words in refused(cli("--train"))
 
 
 @pytest.mark.parametrize("config", sorted(p.name for p in (REPOSITORY / "configs").glob("*.yaml")))
