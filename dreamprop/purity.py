@@ -82,7 +82,7 @@ class PurityCheck:
             raise ImpureDrift(state.step, reached, names)
 
 
-def differences(first: Drift, second: Drift, tolerance: float = GPU_TOLERANCE) -> list[str]:
+def differences(first: Drift, second: Drift) -> list[str]:
     """What two evaluations of a drift do not agree on, the worst first.
 
     Compared are the gradients and, in aux, the buffers after it, ``new/<name>``. They must agree in every bit on one
@@ -91,7 +91,6 @@ def differences(first: Drift, second: Drift, tolerance: float = GPU_TOLERANCE) -
     Args:
         first: one evaluation.
         second: another one of the same state.
-        tolerance: on a GPU.
 
     Returns:
         Names of parameters, and of buffers as ``new/<name>``.
@@ -104,7 +103,7 @@ def differences(first: Drift, second: Drift, tolerance: float = GPU_TOLERANCE) -
         total = math.hypot(*(norm for _, norm in norms.values()))
         for name, (off, norm) in norms.items():
             ratio = off / (max(norm, FLOOR * total) or TINY)
-            if not ratio <= _tolerance(ours[name].device, tolerance):
+            if not ratio <= _tolerance(ours[name].device):
                 found.append((math.inf if math.isnan(ratio) else ratio, name))
     return [name for _, name in sorted(found, key=lambda pair: -pair[0])]
 
@@ -126,9 +125,9 @@ def _norms(a: Tensor, b: Tensor) -> tuple[float, float]:
     return float((a - b).masked_fill(same, 0).norm()), float(a.nan_to_num(0, 0, 0).norm())
 
 
-def _tolerance(device: torch.device, on_gpu: float) -> float:
+def _tolerance(device: torch.device) -> float:
     if device.type != "cpu":
-        return on_gpu
+        return GPU_TOLERANCE
     ordered = torch.get_num_threads() == 1 or torch.are_deterministic_algorithms_enabled()
     return 0.0 if ordered else CPU_TOLERANCE
 

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import random
-from argparse import Namespace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import dreamprop as dp
-from dreamprop.config import InputError
-from dreamprop.purity import differences
-from dreamprop.ranks import Ranks
 from dreamprop.rng import seeded
-from dreamprop.settings import ParallelConfig
-from dreamprop.state import Drift, State, equal
+from dreamprop.state import State, equal
 from dreamprop.threestudio.purity import check
 from dreamprop.threestudio.system import Threestudio
 from dreamprop.threestudio.terms import GROWTH, SCALE, Scaling, Terms
-from dreamprop.upstream import Run
 
 from . import double
 from .double import CPU, System
@@ -161,46 +152,6 @@ def test_what_a_step_remembers_is_named() -> None:
     found = check(process, process.init())
     assert found.pure
     assert "to no effect" in found.line()
-
-
-def test_a_step_that_remembers_ends_the_run_or_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def ready(purity: str, harm: bool) -> str:
-        process = chain(system=Hidden(harm))
-        block, studio = ParallelConfig(purity=purity), SimpleNamespace(trial_dir=str(tmp_path))
-        run = Run(tmp_path, studio, block, CPU, Namespace(baseline=False), Ranks())
-        run._ready(process, process.init())
-        return capsys.readouterr().out
-
-    with pytest.raises(
-        InputError, match=r"run it in threestudio, or with parallel\.purity=warn at your own risk"
-    ):
-        ready("strict", harm=True)
-    assert not capsys.readouterr().out
-    said = ready("warn", harm=True)
-    assert said.startswith(
-        "going on all the same (parallel.purity: warn): a step must give the same twice, got"
-    )
-    assert "steps also write seen" in said and said.count("\n") == 1
-    for purity in ("strict", "warn"):
-        assert ready(purity, harm=False).startswith("a step is a function of its state")
-
-
-class OnGpu(Tensor):
-    """A tensor that says it is on a GPU."""
-
-    device = torch.device("cuda")  # type: ignore[assignment]
-
-
-@pytest.mark.parametrize(("tolerance", "found"), [(0.49, ["a"]), (0.51, [])])
-def test_on_a_gpu_evaluations_may_differ_by_as_much_as_is_asked_for(
-    tolerance: float, found: list[str]
-) -> None:
-    drifts = [Drift({"a": torch.tensor([x]).as_subclass(OnGpu)}) for x in (2.0, 3.0)]
-    assert differences(*drifts, tolerance) == found
-    process = chain(system=Hidden(harm=True))
-    assert not check(process, process.init(), tolerance=tolerance).pure, "on a CPU there is none"
 
 
 class Self(System):

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dreamprop.state import Drift, State
-from dreamprop.threestudio.replica import OVERFLOW, Replica, _unscale
+from dreamprop.state import Drift
+from dreamprop.threestudio.replica import OVERFLOW, Replica
 from dreamprop.threestudio.system import Threestudio
 from dreamprop.threestudio.terms import Scaling, Terms
 
@@ -64,11 +64,11 @@ def reads(call: Callable[[], Any]) -> list[str]:
     found: list[str] = []
     real = Replica.evaluate
 
-    def noted(self: Replica, state: State) -> Drift:
+    def noted(self: Replica, *args: Any) -> Drift:
         if threading.current_thread() is threading.main_thread():
-            return real(self, state)
+            return real(self, *args)
         with Asked(found), Dispatched(found):  # modes are kept for each thread
-            return real(self, state)
+            return real(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Replica, "evaluate", noted)
@@ -121,17 +121,25 @@ def test_a_round_reads_once(kind: type[System]) -> None:
     assert reads(lambda: process.take_log(4)) == ["tolist"]
 
 
-def test_an_overflow_is_noted_without_reading_and_gradients_become_zeros() -> None:
-    grads = {"fine": torch.tensor([2.0, 4.0]), "half": torch.tensor([8.0], dtype=torch.float16)}
-    found: dict[str, Any] = {}
-    assert reads(lambda: found.update(good=_unscale(grads, torch.tensor(4.0)))) == []
-    unscaled, overflow = found["good"]
-    assert [g.tolist() for g in unscaled.values()] == [[0.5, 1.0], [2.0]] and not overflow
-    assert unscaled["half"].dtype == torch.float16
-    for bad in (torch.inf, torch.nan):
-        zeros, overflow = _unscale({**grads, "bad": torch.tensor([1.0, bad])}, torch.tensor(4.0))
-        assert bool(overflow) and not any(bool(grad.any()) for grad in zeros.values())
-    assert _unscale({}, torch.tensor(4.0))[0] == {}
+class Bursting(System):
+    """One gradient of its second step is not finite."""
+
+    def training_step(self, batch: Any, index: int) -> Any:
+        loss = super().training_step(batch, index)["loss"]
+        return {"loss": loss + (self.background.bias * torch.inf).sum() if index == 1 else loss}
+
+
+def test_gradients_that_overflowed_are_zeros_and_are_told_from_others() -> None:
+    scaled = Threestudio(Bursting(), double.loader(), seed=3, terms=Terms(scaling=Scaling(65536.0)))
+    plain = Threestudio(System(), double.loader(), seed=3)
+    states = [scaled.init()]
+    states.append(scaled.predict(states[0]))
+    assert reads(lambda: scaled.drift(states[1])) == [NUMBERS, "cpu"]
+    for fine, burst in ([scaled.drift(state) for state in states], scaled.drift_window(states)):
+        assert not fine.aux[OVERFLOW] and burst.aux[OVERFLOW]
+        assert not any(bool(grad.any()) for grad in burst.grads.values())
+        for name, grad in plain.drift(states[0]).grads.items():  # a power of two leaves no trace
+            torch.testing.assert_close(fine.grads[name], grad)
 
 
 def test_a_step_that_is_skipped_has_not_overflowed() -> None:
