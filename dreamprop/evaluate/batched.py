@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Sequence
 from numbers import Integral
@@ -118,7 +119,8 @@ def attempt(process: Process, batch: Sequence[State]) -> list[Drift] | None:
                 f"the drift of one state must fit in memory, step {batch[0].step} does not ({error}); lower "
                 "data.width and data.height or data.batch_size, or use half precision weights"
             ) from None
-    torch.cuda.empty_cache()  # after the error is gone: its frames held what the batch had made
+    gc.collect()  # after the error is gone: its frames, and those of threads, held what the batch had made
+    torch.cuda.empty_cache()
     return None
 
 
