@@ -72,6 +72,7 @@ def checkout(folder: Path) -> Path:
 
 def launch(folder: Path, *arguments: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["OMP_WAIT_POLICY"] = "passive"  # where several are used on a busy machine, waiting takes no core
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     return subprocess.run(
         [
