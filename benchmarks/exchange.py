@@ -26,7 +26,8 @@ from common import table
 
 import dreamprop as dp
 from dreamprop.optim import Adam, ParamGroup
-from dreamprop.ranks import Ranks, join
+from dreamprop.ranks import Ranks
+from dreamprop.rendezvous import join
 
 LAYOUTS = ("replicated", "sharded")
 

@@ -24,7 +24,8 @@ from common import experiment, table
 
 import dreamprop as dp
 from dreamprop.build import make_process
-from dreamprop.ranks import Ranks, join
+from dreamprop.ranks import Ranks
+from dreamprop.rendezvous import join
 
 ROWS = ("render", "guidance", "gradient", "exchange", "rollout", "guess", "error")
 

@@ -31,7 +31,7 @@ def mark(place: Path) -> None:
 def begun(experiment: Experiment) -> Path | None:
     """The folder of a run of this launch, with this config, that is not finished; the last one begun."""
     name, parent = launch(), Path(experiment.config.exp_root_dir) / experiment.config.name
-    if name is None or not parent.is_dir():
+    if name is None or not os.path.isdir(parent):
         return None
     marks = sorted(parent.glob(f"*/{MARK}"), key=lambda mark: mark.stat().st_mtime)
     for place in (mark.parent for mark in reversed(marks) if mark.read_text(encoding="utf-8") == name):

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamprop import config as configs
 from dreamprop import folder as folders
-from dreamprop.config import InputError, choose
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.settings import ExperimentConfig
+from dreamprop.validate import InputError, choose
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ def load(path: Path | str, arguments: Sequence[str] = ()) -> Experiment:
         InputError: anything in it is wrong.
     """
     layers = [configs.read(path), configs.overrides(arguments)]
-    chosen = [layer["system_type"] for layer in layers if "system_type" in layer]
-    tree_schema = schema(str(chosen[-1]) if chosen else ExperimentConfig.system_type)
+    tree_schema = schema(configs.word(layers, "system_type", ExperimentConfig.system_type))
     tree = configs.merge(tree_schema, layers)
     config = cast(Any, configs.build(tree_schema, tree))
     if not config.tag:
@@ -164,13 +163,10 @@ def make_process(experiment: Experiment) -> Any:
     """
     config = experiment.config
     device = device_of(config.device)
-    try:
-        return experiment.method.process(
-            config.data,
-            config.system,
-            seed=config.seed,
-            max_steps=config.trainer.max_steps,
-            device=device,
-        )
-    except (ValueError, OSError) as error:
-        raise InputError(str(error)) from error
+    return experiment.method.process(
+        config.data,
+        config.system,
+        seed=config.seed,
+        max_steps=config.trainer.max_steps,
+        device=device,
+    )

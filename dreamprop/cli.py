@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from omegaconf import OmegaConf
-
-from dreamprop.config import InputError, nearest
+from dreamprop.validate import InputError, nearest, shortened
 
 FLAGS = (
     "--config", "--train", "--compare", "--export", "--baseline", "--resume", "--device", "--gpu",
@@ -101,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
     given, unknown = parser().parse_known_args(arguments)
     for flag in unknown:
         if flag.startswith("-"):
-            raise InputError(f"unknown flag {flag}; {nearest(flag.partition('=')[0], FLAGS)}")
+            raise InputError(f"unknown flag {shortened(flag, 80)}; {nearest(flag.partition('=')[0], FLAGS)}")
         given.overrides.append(flag)
     if given.version:
         import dreamprop
@@ -182,11 +180,11 @@ def _leave(status: int) -> int:
 
 def _threestudio(given: argparse.Namespace) -> bool:
     """Whether threestudio is to run a config: its checkout is given, or the config can only be one of its."""
-    if given.threestudio or not given.config.is_file():
+    if given.threestudio or not os.path.isfile(given.config):
         return bool(given.threestudio)
     from dreamprop.config import overrides, read
 
-    return "data_type" in OmegaConf.merge(read(given.config), overrides(given.overrides))
+    return any("data_type" in layer.keys() for layer in (read(given.config), overrides(given.overrides)))  # noqa: SIM118
 
 
 def _hush() -> None:

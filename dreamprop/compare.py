@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dreamprop as dp
-from dreamprop import crew, files, report, resume
+from dreamprop import crew, files, folder, report, resume
 from dreamprop.build import Experiment, device_of, make_process, retag
 from dreamprop.evolve import evolve
 from dreamprop.interrupt import Guard
@@ -71,7 +71,7 @@ def compare(experiment: Experiment, ranks: Ranks) -> int:
     }
     done: dict[str, Outcome] = {}
     try:
-        with Guard() as guard:
+        with folder.held(place) if lead else nullcontext(), Guard() as guard:
             for key, (chain, sequential, where) in runs.items():
                 begin = Window((first,))
                 if not lead and not sequential:

@@ -11,8 +11,10 @@ from torch import Tensor
 from dreamprop import parcel
 from dreamprop.build import device_of
 from dreamprop.config import InputError
-from dreamprop.ranks import PATIENCE, Ranks, alone, join
+from dreamprop.ranks import PATIENCE, RankLost, Ranks, alone
+from dreamprop.rendezvous import join
 from dreamprop.state import State
+from dreamprop.validate import brief, number
 from dreamprop.window import Window
 
 T = TypeVar("T")
@@ -29,6 +31,12 @@ def meet(device: str, timeout: float = PATIENCE) -> Ranks:
     Raises:
         InputError: the environment speaks of several processes but not of where they meet, or a device is wrong.
     """
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
+        value = os.environ.get(name, "0")
+        if not (value.isascii() and value.isdigit()):
+            raise InputError(
+                f"{name} must be a whole number, got {brief(value)}; start with torchrun, or unset it"
+            )
     if not alone():
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
@@ -36,11 +44,25 @@ def meet(device: str, timeout: float = PATIENCE) -> Ranks:
             raise InputError(
                 f"WORLD_SIZE must come with {', '.join(missing)}, got {size} alone; start with torchrun"
             )
+        number(
+            "RANK",
+            int(os.environ["RANK"]),
+            0,
+            int(os.environ["WORLD_SIZE"]) - 1,
+            remedy="start with torchrun",
+        )
         try:
             own = device_of(device)
         except InputError as error:
             raise InputError(f"rank {os.environ['RANK']}: {error}", own=True) from None
-        join(own, timeout)
+        try:
+            join(own, timeout)
+        except RankLost as lost:
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise InputError(
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']} processes must meet at {place}: {lost}; start all of them with "
+                "torchrun, or unset WORLD_SIZE for one"
+            ) from None
     return Ranks(timeout=timeout)
 
 

@@ -59,14 +59,14 @@ def export(experiment: Experiment, folder: Path) -> int:
     Raises:
         InputError: the checkpoint or the disk is wrong, or there is no surface.
     """
-    place, window, notes = resume.load(experiment, folder)
+    process = make_process(experiment)
+    place, window, notes = resume.load(experiment, process, folder)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if window is None:
         raise InputError(
             f"--export must have a checkpoint, got {folder} without one; run it with --train --resume"
         )
-    process = make_process(experiment)
     state = to(window.states[0], device_of(experiment.config.device))
     for path in write_mesh(process, state, experiment, place):
         print(path)

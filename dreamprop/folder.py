@@ -1,11 +1,19 @@
 """Where a run writes: `<exp_root_dir>/<name>/<tag>/`, and never anywhere else."""
 
+import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dreamprop.config import InputError
 from dreamprop.files import writing
+
+try:
+    import fcntl
+except ImportError:  # a system without: nothing keeps a second process out there
+    fcntl = None  # type: ignore[assignment]
 
 LONGEST = 120
 """Bytes of a tag: file systems end at 255, and a time stamp wants room."""
@@ -79,3 +87,40 @@ def claim(root: Path, name: str, tag: str) -> Path:
                 count += 1
                 stamp = time.strftime("%Y%m%d-%H%M%S") + (f"-{count}" if count > 1 else "")
                 folder = parent / f"{tag}@{stamp}"
+
+
+@contextmanager
+def held(place: Path) -> Iterator[None]:
+    """Keep a second process out of the folder of a run, by a lock that the system lets go of when this one is dead.
+
+    Raises:
+        InputError: another process has it.
+    """
+    path = place / ".lock"
+    with writing(path):
+        handle = _locked(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(path: Path) -> int:
+    """A handle of a locked file."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(handle)):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise InputError(
+                f"{path.parent} must be written by one process at a time, got a second one; wait for the first, or "
+                "begin a new run without --resume"
+            ) from None
+        except OSError:  # a file system without locks
+            return handle
+        os.close(handle)  # the one that had it removed the file in between

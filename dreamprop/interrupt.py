@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as an exception that comes only where nothing is half done."""
+"""Ctrl-C, SIGTERM and SIGHUP as an exception that comes only where nothing is half done."""
 
 import signal
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ class Interrupted(BaseException):
     """The user or the system asked the run to end.
 
     Args:
-        signum: SIGINT or SIGTERM; none where another process got it.
+        signum: SIGINT, SIGTERM or SIGHUP; none where another process got it.
     """
 
     def __init__(self, signum: int | None = None) -> None:
@@ -25,7 +25,7 @@ class Interrupted(BaseException):
 
 
 class Guard:
-    """While it is open, SIGINT and SIGTERM raise `Interrupted`; inside `hold` they wait for its end.
+    """While it is open, SIGINT, SIGTERM and SIGHUP raise `Interrupted`; inside `hold` they wait for its end.
 
     Args:
         together: several processes must stop at the same place: a first signal waits in `asked` for them to agree on
@@ -39,7 +39,7 @@ class Guard:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        for signum in (signal.SIGINT, signal.SIGTERM, *((signal.SIGALRM,) if self.together else ())):
+        for signum in (*_ends(), *((signal.SIGALRM,) if self.together else ())):
             self._before[signum] = signal.signal(signum, self._caught)
         return self
 
@@ -83,3 +83,11 @@ class Guard:
         if self._pending is not None and not self._held:
             signum, self._pending = self._pending, None
             raise Interrupted(signum)
+
+
+def _ends() -> list[int]:
+    """The signals that end a run: a closed terminal too, unless `nohup` has it ignored."""
+    found: list[int] = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        found.append(signal.SIGHUP)
+    return found

@@ -1,4 +1,4 @@
-"""The surface of a result as files other programs read: `mesh.obj` and `mesh.glb`, coloured by vertex.
+"""The surface of a result as files other programs read: `mesh.obj`, coloured by vertex, and `mesh.glb`, by texture.
 
 Legend: N points, V vertices, F faces, R grid points along a side.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import trimesh
+from PIL import Image
 from skimage.measure import marching_cubes
 from torch import Tensor
 
@@ -21,6 +22,10 @@ Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 CHUNK = 65536
 """Points asked of the field at once."""
+TEXELS = 256
+"""Texels along a side of a slice of colours."""
+SLICE = 16 / 255
+"""Between two slices of colours."""
 
 
 class EmptySurface(InputError):
@@ -61,7 +66,7 @@ def extract(field: Field, bound: float, config: ExportConfig) -> trimesh.Trimesh
     )
     corners = np.clip(corners - step - bound, -bound, bound)
     mesh = trimesh.Trimesh(corners, faces, process=False)
-    mesh = _drop_crumbs(mesh, config.smallest_part)
+    mesh = _largest(mesh, config.smallest_part)
     points = torch.from_numpy(np.asarray(mesh.vertices, dtype=np.float32))
     rgb = torch.cat([field(part)[1].float().cpu() for part in points.split(CHUNK)]).clamp(0, 1)
     alpha = torch.ones(len(rgb), 1)
@@ -70,12 +75,18 @@ def extract(field: Field, bound: float, config: ExportConfig) -> trimesh.Trimesh
     return mesh
 
 
-def _drop_crumbs(mesh: trimesh.Trimesh, smallest: float) -> trimesh.Trimesh:
-    """Leave out connected parts with less than a share of the faces."""
+def _largest(mesh: trimesh.Trimesh, smallest: float) -> trimesh.Trimesh:
+    """The connected parts that enclose a share of what the largest one does; hollows inside of them are filled.
+
+    Args:
+        mesh: closed surfaces, whose normals point out of matter.
+        smallest: the share of the largest volume from which on a part stays.
+    """
     labels = trimesh.graph.connected_component_labels(mesh.face_adjacency, node_count=len(mesh.faces))
-    share = np.bincount(labels) / len(labels)
-    kept = share >= min(smallest, share.max())
-    mesh.update_faces(kept[labels])
+    a, b, c = np.moveaxis(np.asarray(mesh.triangles, dtype=np.float64), 1, 0)  # [F, 3] each
+    # the divergence theorem: the wall of a hollow has its normals inwards, and a volume below 0
+    volumes = np.bincount(labels, weights=np.einsum("fi,fi->f", a, np.cross(b, c)) / 6)
+    mesh.update_faces((volumes >= smallest * volumes.max())[labels] & (volumes > 0)[labels])
     mesh.remove_unreferenced_vertices()
     return mesh
 
@@ -93,26 +104,59 @@ def write(folder: Path, mesh: trimesh.Trimesh) -> list[Path]:
     text = trimesh.exchange.obj.export_obj(mesh, include_color=True, include_normals=True, header="dreamprop")
     with replacing(obj) as beside:
         beside.write_text(text, encoding="utf-8")
-    turned = mesh.copy()
-    # (x, y, z) -> (y, z, x): a rotation that takes up (z) to y and the front (x) to z.
-    turned.vertices = np.asarray(mesh.vertices)[:, [1, 2, 0]]
-    assert isinstance(mesh.visual, trimesh.visual.ColorVisuals)
-    srgb = np.asarray(mesh.visual.vertex_colors, dtype=np.float64) / 255
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    linear[:, 3] = srgb[:, 3]
-    turned.visual = trimesh.visual.ColorVisuals(turned, vertex_colors=np.round(linear * 255).astype(np.uint8))
-    content = trimesh.exchange.gltf.export_glb(
-        trimesh.Scene(turned), include_normals=True, tree_postprocessor=_matte
-    )
+    content = trimesh.exchange.gltf.export_glb(trimesh.Scene(_turned(mesh)), include_normals=True)
     with replacing(glb) as beside:
         beside.write_bytes(content)
     return [obj, glb]
 
 
-def _matte(tree: dict) -> None:
-    """Give every part a matte material: glTF's default is bare metal, which viewers show dark."""
-    material = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}, "doubleSided": True}
-    tree["materials"] = [material]
-    for mesh in tree["meshes"]:
-        for primitive in mesh["primitives"]:
-            primitive["material"] = 0
+def _turned(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """The mesh as glTF has it: y up, and its colours in a texture.
+
+    Colours of vertices would do for some programs, but others show them only where there is no material, and glTF's
+    material where there is none is bare metal. So the texture is a slice through the cube of all colours, along the
+    plane that fits those of the mesh best: there a colour is a place, and what lies between two vertices is, on the
+    texture as in colour, on the line between them. Colours farther from the plane than `SLICE` / 2 take a slice of
+    their own, and vertices between two slices are doubled.
+    """
+    assert isinstance(mesh.visual, trimesh.visual.ColorVisuals)
+    rgb = np.asarray(mesh.visual.vertex_colors, dtype=np.float64)[:, :3] / 255  # [V, 3]
+    middle = (rgb.min(0) + rgb.max(0)) / 2
+    axes = np.linalg.eigh(np.cov(rgb - middle, rowvar=False, bias=True))[1][
+        :, ::-1
+    ]  # [3, 3] columns, widest first
+    place = (rgb - middle) @ axes
+    faces = np.asarray(mesh.faces)
+    level = np.rint(place[faces, 2].mean(1) / SLICE).astype(np.int64)  # [F]
+    pairs = np.stack([faces.ravel(), np.repeat(level - level.min(), 3)], 1)
+    pairs, corners = np.unique(pairs, axis=0, return_inverse=True)
+    vertex, tile = pairs[:, 0], pairs[:, 1]
+
+    low, high = place[:, :2].min(0), place[:, :2].max(0)
+    wide = np.maximum(high - low, 1e-3)
+    across, down = np.meshgrid(np.linspace(0, 1, TEXELS), np.linspace(0, 1, TEXELS))
+    flat = np.stack([low[0] + across * wide[0], low[1] + down * wide[1]], -1)  # [T, T, 2]
+    slices = [
+        flat @ axes[:, :2].T + middle + SLICE * (level.min() + i) * axes[:, 2] for i in range(tile.max() + 1)
+    ]
+    texels = np.concatenate(slices).clip(0, 1)  # [tiles T, T, 3]
+    inside = (place[vertex, :2] - low) / wide * (
+        TEXELS - 1
+    ) + 0.5  # from the centre of a texel to that of another
+    u = inside[:, 0] / TEXELS
+    v = 1 - (inside[:, 1] + tile * TEXELS) / len(texels)  # upwards, where rows go down
+
+    matte = trimesh.visual.material.PBRMaterial(
+        baseColorTexture=Image.fromarray(np.round(texels * 255).astype(np.uint8)),
+        metallicFactor=0.0,
+        roughnessFactor=1.0,
+        doubleSided=True,
+    )
+    # (x, y, z) -> (y, z, x): a rotation that takes up (z) to y and the front (x) to z.
+    return trimesh.Trimesh(
+        np.asarray(mesh.vertices)[vertex][:, [1, 2, 0]],
+        corners.reshape(-1, 3),
+        vertex_normals=np.asarray(mesh.vertex_normals)[vertex][:, [1, 2, 0]],
+        visual=trimesh.visual.TextureVisuals(uv=np.stack([u, v], 1), material=matte),
+        process=False,
+    )

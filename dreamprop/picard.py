@@ -53,6 +53,7 @@ def solve(
     buffer_units: Mapping[str, float] | None = None,
     audit: float = SHARE,
     state: State | Window | None = None,
+    stop: int | None = None,
     callback: Callable[[Round], None] | None = None,
 ) -> Solution:
     """Run a chain with the drifts of a window of steps evaluated at the same time.
@@ -82,6 +83,8 @@ def solve(
             ``stats.audits`` what the tolerance gave up; 0: none. The run does not depend on it.
         state: where to go on from; ``process.init()`` by default. From the ``window`` of a round the run goes on
             as if it had never stopped, bit for bit.
+        stop: a step on the way to stop at exactly, by default the last; the ``window`` of its round holds what lies
+            ahead of it.
         callback: called after every round, with the accepted state. What it raises ends the run.
 
     Returns:
@@ -109,8 +112,9 @@ def solve(
     check = Audit(0.0 if rule.exact else audit, getattr(getattr(evaluate, "ranks", None), "size", 1))
     distance = getattr(process, "buffer_distance", None)
     look = partial(measure, exact=rule.exact, parts=parts, units=units, distance=distance)
-    stats = Stats.begin(known[0].step, num_steps)
-    while (base := known[0]).step < num_steps:
+    stop = _stop(stop, known[0].step, num_steps)
+    stats = Stats.begin(known[0].step, stop)
+    while (base := known[0]).step < stop:
         lap = Laps()
         end = end_of(base.step, window, num_steps, chain.boundaries)
         size = end - base.step
@@ -132,6 +136,7 @@ def solve(
         behind = [rule(n, group) for n, group in zip(norms[:usable], named, strict=False)]
         errors = [0.0, *behind[:-1]] + [math.inf] * (size - max(usable, 1))  # [W] of the drifts' states
         stride = next((slot for slot in range(size) if not errors[slot] <= rule.limit), size)
+        stride = min(stride, stop - base.step)
         rule.settle(behind[: len(guesses) - 1])
         lap("error")
 
@@ -139,7 +144,7 @@ def solve(
         if usable:
             known = advance(rolled[:usable], stride)
             moving = trend([base, *rolled[:usable]], moving) if predictor == "momentum" else {}
-            last = known[0].step == num_steps
+            last = known[0].step == stop
             found = check(partial(evaluate, chain), rolled, drifts, stride, last, parts)
             lap("audit")
         else:
@@ -154,6 +159,13 @@ def solve(
     final = parts.whole(known[0])
     stats.wall_seconds = time.perf_counter() - began
     return Solution(final, stats)
+
+
+def _stop(stop: int | None, step: int, num_steps: int) -> int:
+    """The step to stop at."""
+    if stop is not None and not step <= stop <= num_steps:
+        raise ValueError(f"stop must lie in [{step}, {num_steps}], got {stop}; give a step on the way")
+    return num_steps if stop is None else stop
 
 
 def _named(what: str, name: str, known: Mapping[str, T]) -> T:

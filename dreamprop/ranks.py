@@ -10,26 +10,23 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import count
 from typing import Any
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from dreamprop import memory
 
 PATIENCE = 600.0
 """Seconds to wait for another rank."""
+BEAT = 1.0
+"""Seconds between two signs of life of a rank that waits."""
 QUICK, SLOW = 2e-5, 2e-3
 """Seconds between two looks at whether something has come: by how much longer each time, and the longest."""
-SLACK = 120.0
-"""Seconds that PyTorch waits longer than we do, so that ours is the message."""
 GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 """One tensor in, one out: PyTorch copies lists of them twice. Its name since PyTorch 2.13, or the one before."""
 _instances = count()
@@ -173,10 +170,12 @@ class Ranks:
             store = _store()
             store.set(f"{self._key}/{self.rank}", str(self._arrivals))
             # looked at again and again: only so are signals heard, and no thread of another library touches Python
-            deadline, pause = time.monotonic() + self.timeout, 0.0
+            beats, pause = self._beats(), 0.0
+            deadline = time.monotonic() + self.timeout
             while not work.is_completed() and time.monotonic() < deadline:
                 time.sleep(pause)
                 pause = min(pause + QUICK, SLOW)
+                next(beats)
             if not work.is_completed():
                 raise RankLost(
                     self._silent(),
@@ -187,16 +186,33 @@ class Ranks:
         except RuntimeError as error:
             raise RankLost(self._silent(), f"is gone ({_first(error)})") from error
 
+    def _beats(self) -> Iterator[None]:
+        """Say now and then, each time this is looked at, that this rank still waits."""
+        every = min(BEAT, self.timeout / 8)
+        last = time.monotonic()
+        for beat in count(1):
+            while time.monotonic() < last + every:
+                yield
+            _store().set(f"{self._key}/{self.rank}/waits", f"{self._arrivals}.{beat}")
+            last += every
+            yield
+
     def _silent(self) -> list[int]:
-        """Ranks that have not come as far as this one."""
+        """Ranks that have not come as far as this one; else those that have, but neither wait nor have left."""
         others = [r for r in range(self.size) if r != self.rank]
-        found = {r: f"{self._key}/{r}" for r in others}
         try:
-            return [
-                r
-                for r, k in found.items()
-                if not _store().check([k]) or int(_store().get(k)) < self._arrivals
-            ]
+            behind = [r for r in others if int(_read(f"{self._key}/{r}") or 0) < self._arrivals]
+            if behind:
+                return behind
+            before = {r: _read(f"{self._key}/{r}/waits") for r in others}
+            beats = self._beats()
+            end = time.monotonic() + 3 * min(BEAT, self.timeout / 8)
+            while time.monotonic() < end:
+                next(beats)
+                time.sleep(SLOW)
+            still = [r for r in others if _read(f"{self._key}/{r}/waits") == before[r]]
+            _store().set(f"{self._key}/{self.rank}/left", "left")
+            return [r for r in still if not _read(f"{self._key}/{r}/left")] or still
         except RuntimeError:  # the store lived in a process that is gone
             return others
 
@@ -204,54 +220,6 @@ class Ranks:
 def alone() -> bool:
     """Whether this process is a job of its own."""
     return not (dist.is_available() and dist.is_initialized()) and int(os.environ.get("WORLD_SIZE", "1")) == 1
-
-
-def join(device: torch.device, timeout: float = PATIENCE) -> None:
-    """Meet the other processes that ``torchrun`` started, unless that was done before.
-
-    Args:
-        device: whose memory holds the tensors: NCCL between GPUs, gloo between CPUs.
-        timeout: seconds that a rank may be silent.
-    """
-    global met
-    if alone():
-        return
-    met = True
-    if dist.is_initialized():
-        return
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    longest = timedelta(seconds=timeout + SLACK)
-    store, rank, size = next(rendezvous("env://", timeout=longest))
-    # the launcher keeps its store when it starts processes again, with the addresses of the dead ones in it; its count
-    # of restarts is no name for a meeting, since each node counts for itself
-    store = dist.PrefixStore(f"dreamprop/{_meeting(store, rank, size, longest)}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=longest)
-
-
-def _meeting(store: dist.Store, rank: int, size: int, longest: timedelta) -> str:
-    """A name for this meeting that all of its ranks share and no earlier one had: the first rank's, given to each."""
-    name = uuid4().hex
-    if rank:
-        store.set(f"dreamprop/hello/{rank}", name)
-        store.wait([f"dreamprop/welcome/{name}"], longest)
-        found = store.get(f"dreamprop/welcome/{name}").decode()
-        store.set(f"dreamprop/here/{found}/{rank}", "here")
-        return found
-    greeted: dict[int, str] = {}
-    end = time.monotonic() + longest.total_seconds()
-    while missing := [r for r in range(1, size) if not store.check([f"dreamprop/here/{name}/{r}"])]:
-        for other in missing:
-            key = f"dreamprop/hello/{other}"
-            hello = store.get(key).decode() if store.check([key]) else None
-            if hello is not None and hello != greeted.get(other):  # that of a dead one may lie there first
-                store.set(f"dreamprop/welcome/{hello}", name)
-                greeted[other] = hello
-        if time.monotonic() > end:
-            raise RankLost(missing, f"must arrive within {longest.total_seconds():g} s, got nothing")
-        time.sleep(0.01)
-    return name
 
 
 def part() -> None:
@@ -269,6 +237,11 @@ def _between_cpus(
     if "cpu" in dist.get_backend_config(group):
         return group
     return dist.new_group(dist.get_process_group_ranks(group or world), backend="gloo")
+
+
+def _read(key: str) -> str:
+    """What somebody has left under a key of the store; nothing where nobody has."""
+    return _store().get(key).decode() if _store().check([key]) else ""
 
 
 def _store() -> dist.Store:

@@ -1,11 +1,14 @@
 """`metrics.csv`: a line a round, written as it happens, cut back to the checkpoint when a run goes on."""
 
 import csv
+import math
+import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dreamprop.files import replacing, writing
+from dreamprop.files import make_folder, replacing, writing
 from dreamprop.solution import Round
 
 LAPS = ("guess", "drift", "exchange", "rollout", "error", "audit")
@@ -33,6 +36,13 @@ class RoundLog:
     def __init__(self, folder: Path, step: int = 0) -> None:
         self.path = folder / "metrics.csv"
         self.rows: list[dict[str, Any]] = _rows(self.path, step) if step else []
+        self.complete = sum(int(row["stride"]) for row in self.rows) == step
+        """Whether the rows are those of all rounds so far, so that their sums are those of the run."""
+        self._open()
+
+    def _open(self) -> None:
+        """Write the rows so far, and leave the file open for more."""
+        make_folder(self.path.parent)
         with replacing(self.path) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
@@ -40,7 +50,7 @@ class RoundLog:
         with writing(self.path):
             self._file = self.path.open("a", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS)
-        self._board: Any = _board(folder)
+        self._board: Any = _board(self.path.parent)
 
     def __enter__(self) -> Self:
         return self
@@ -48,14 +58,13 @@ class RoundLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Every line was flushed: what closing could still complain about was told by `add`.
-        try:
-            self._file.close()
-        except OSError:
-            if kind is None:
-                raise
+        with writing(self.path.parent) if kind is None else suppress(OSError):
+            self._close()
+
+    def _close(self) -> None:
+        self._file.close()
         if self._board:
-            self._board.close()
+            self._board.close()  # it writes in a thread, and tells only now what the disk refused
 
     @property
     def drifts(self) -> int:
@@ -101,34 +110,39 @@ class RoundLog:
             "seconds": f"{round.seconds:.6f}",
             "wall_seconds": f"{self.wall_seconds + round.seconds:.6f}",
         } | {f"seconds_{lap}": f"{round.laps.get(lap, 0.0):.6f}" for lap in LAPS}
+        if not self.path.exists():
+            print(f"note: {self.path} vanished, and is written again", file=sys.stderr)
+            with suppress(OSError):
+                self._close()
+            self._open()
         self.rows.append(row)
         with writing(self.path):
             self._writer.writerow(row)
             self._file.flush()
-        if self._board:
-            self._board.add_scalar("solve/stride", round.stride, round.step)
-            self._board.add_scalar("solve/error", error, round.step)
+            if self._board:
+                self._board.add_scalar("solve/stride", round.stride, round.step)
+                self._board.add_scalar("solve/error", error, round.step)
 
 
 def _rows(path: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of an earlier run up to a step; a line that a kill cut short is dropped."""
-    if not path.is_file():
-        return []
+    """The rows of an earlier run up to a step; from a line on that is cut short or damaged, all are dropped."""
     rows: list[dict[str, Any]] = []
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            try:
-                numbers: list[float] = [int(row[c]) for c in ("step", "drifts", "skipped")]
-                numbers += [
-                    float(row[c]) for c in COLUMNS if c.endswith("seconds") or c.startswith("seconds")
-                ]
-                [float(a) for a in row["audit"].split()]
-                whole = min(numbers) >= 0 and numbers[0] <= step
-            except (AttributeError, KeyError, TypeError, ValueError):
-                break
-            if not whole:
-                break
-            rows.append({name: row[name] for name in COLUMNS})
+    if not path.is_file():
+        return rows
+    last = 0
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file, strict=True):
+                end, stride, drifts, skipped = (int(row[c]) for c in ("step", "stride", "drifts", "skipped"))
+                seconds = [float(row[c]) for c in COLUMNS if "seconds" in c]
+                seconds += [float(a) for a in row["audit"].split()]
+                whole = end <= step and end == last + stride and stride > 0 <= min(drifts, skipped)
+                if not whole or not all(0 <= s < math.inf for s in seconds):
+                    break
+                rows.append({name: row[name] for name in COLUMNS})
+                last = end
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, csv.Error):
+        pass  # what was read before it stands
     return rows
 
 

@@ -1,7 +1,8 @@
 """One run in its folder: solved, watched, saved, and shown."""
 
+import os
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,19 @@ def train(
         raise InputError(f"--baseline must run in one process, got {ranks.size}; start it without torchrun")
     process = crew.together(ranks, lambda: make_process(experiment))
     check(process, experiment.config.parallel, ranks)
-    begun = crew.first_does(ranks, lambda: _begin(experiment, go_on))
+    with ExitStack() as kept:
+        begun = crew.first_does(ranks, lambda: _begin(experiment, process, go_on, kept))
+        return _train(experiment, process, ranks, begun, sequential)
+
+
+def _train(
+    experiment: Experiment,
+    process: Any,
+    ranks: Ranks,
+    begun: tuple[Path, str, Window | None] | None,
+    sequential: bool,
+) -> int:
+    """Go on from where a run has begun, to its end."""
     place, tag = ranks.tell([str(begun[0]), begun[1]] if begun else None)[0]
     place, experiment = Path(place), retag(experiment, tag)
     window = crew.share(ranks, begun[2] if begun else None)
@@ -79,6 +92,12 @@ def train(
                 )
                 return 0
             with RoundLog(place, first) as log:
+                if not log.complete:
+                    print(
+                        f"note: {log.path} must hold the rounds up to step {first}, got {len(log.rows)} of them; "
+                        "what all rounds took is not known",
+                        file=sys.stderr,
+                    )
                 with Peak(device) as peak:
                     state = evolve(
                         process,
@@ -117,8 +136,11 @@ def train(
             if isinstance(stop, STOPS):
                 return 1
             raise
-    print(f"{summary['steps']} steps in {summary['rounds']} rounds and {summary['wall_seconds']:.1f} s")
-    if not sequential:
+    if summary["rounds"] is None:
+        print(f"{summary['steps']} steps; how many rounds they took is not known")
+    else:
+        print(f"{summary['steps']} steps in {summary['rounds']} rounds and {summary['wall_seconds']:.1f} s")
+    if not sequential and summary["audit"] is not None:
         print(audit.line(summary["audit"]))
     if summary["skipped"]:
         print(f"{summary['skipped']} updates were skipped because a gradient was not finite")
@@ -138,16 +160,22 @@ def conclude(
     files.write_json(place / "summary.json", summary)
 
 
-def _begin(experiment: Experiment, go_on: Path | None) -> tuple[Path, str, Window | None]:
-    """The folder of the run, its tag, and what it goes on from if anything."""
+def _begin(
+    experiment: Experiment, process: Any, go_on: Path | None, kept: ExitStack
+) -> tuple[Path, str, Window | None]:
+    """The folder of the run, which is kept from others, its tag, and what it goes on from if anything."""
     go_on = go_on or again.begun(experiment)
     if go_on is None:
         experiment, place = open_folder(experiment)
+        kept.enter_context(folder.held(place))
         again.mark(place)
         return place, place.name, None
-    for half in (go_on, go_on / "checkpoints"):  # what a kill left there
-        checkpoint.sweep(half)
-    place, window, notes = resume.load(experiment, go_on)
+    if os.path.isdir(place := resume.place_of(go_on)):
+        kept.enter_context(folder.held(place))
+        for half in (place, place / "checkpoints"):  # what a kill left there
+            checkpoint.sweep(half)
+    place, window, notes = resume.load(experiment, process, go_on)
+    resume.keep_config(place, experiment)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return place, experiment.config.tag, window

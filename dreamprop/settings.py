@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from dreamprop.audit import SHARE
-from dreamprop.config import InputError, choose
+from dreamprop.validate import choose, number
 
 ERROR_RULES = ("step", "paper")
 AGGREGATES = ("median", "mean", "middle")
@@ -22,8 +22,7 @@ class TrainerConfig:
     """Optimiser steps."""
 
     def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise ValueError(f"trainer.max_steps must be >= 1, got {self.max_steps}; use 120")
+        number("trainer.max_steps", self.max_steps, 1, 1e9, whole=True, remedy="use 120")
 
 
 @dataclass(frozen=True)
@@ -65,30 +64,24 @@ class ParallelConfig:
     """Seconds that another process may be silent before it is named and the run ends."""
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise InputError(f"parallel.window must be >= 1, got {self.window}; use 1 to run sequentially")
-        if not (self.tolerance >= 0 and math.isfinite(self.tolerance)):
-            raise InputError(f"parallel.tolerance must be finite and >= 0, got {self.tolerance}; use 1.0")
-        if self.threshold is not None and not self.threshold > 0:
-            raise InputError(
-                f"parallel.threshold must be > 0, got {self.threshold}; use null for the paper's"
-            )
-        if not 0 <= self.decay < 1:
-            raise InputError(f"parallel.decay must be in [0, 1), got {self.decay}; use 0.9")
-        if self.sub_batch is not None and self.sub_batch < 1:
-            raise InputError(
-                f"parallel.sub_batch must be >= 1, got {self.sub_batch}; use null for all states"
-            )
-        if not 0 <= self.audit <= 1:
-            raise InputError(f"parallel.audit must be in [0, 1], got {self.audit}; use 0 for none")
+        key = "parallel"
+        number(f"{key}.window", self.window, 1, 1e6, whole=True, remedy="use 1 to run sequentially")
+        number(f"{key}.tolerance", self.tolerance, 0, remedy="use 1.0")
+        if self.threshold is not None:
+            number(f"{key}.threshold", self.threshold, 0, remedy="use null for the paper's")
+        number(f"{key}.decay", self.decay, 0, 1, remedy="use 0.9, or 1 to keep the threshold where it is")
+        if self.sub_batch is not None:
+            number(f"{key}.sub_batch", self.sub_batch, 1, 1e6, whole=True, remedy="use null for all states")
+        number(f"{key}.audit", self.audit, 0, 1, remedy="use 0 for none")
         for name, unit in self.buffer_units.items():
-            if not unit > 0:
-                raise InputError(
-                    f"parallel.buffer_units must be > 0, got {unit} for {name}; use .inf to leave it out"
+            if unit != math.inf:
+                number(
+                    f"{key}.buffer_units of {name}", unit, 0, above=True, remedy="use .inf to leave it out"
                 )
-        if not (self.timeout > 0 and math.isfinite(self.timeout)):
-            raise InputError(f"parallel.timeout must be > 0 seconds, got {self.timeout}; use 600")
+        number(f"{key}.timeout", self.timeout, 0, 1e7, above=True, unit="seconds", remedy="use 600")
         choose(self.error_rule, ERROR_RULES, "parallel.error_rule")
+        if self.error_rule == "paper":  # which a tolerance of 0, the proof, cannot come with
+            number("parallel.tolerance", self.tolerance, 0, above=True, remedy="use parallel.error_rule=step")
         choose(self.aggregate, AGGREGATES, "parallel.aggregate")
         choose(self.predictor, PREDICTORS, "parallel.predictor")
         if self.evaluator is not None:
@@ -109,16 +102,11 @@ class CheckpointConfig:
     """How many of the newest checkpoints stay."""
 
     def __post_init__(self) -> None:
-        if self.every_n_train_steps < 0:
-            raise InputError(
-                f"checkpoint.every_n_train_steps must be >= 0, got {self.every_n_train_steps}; use 0 for none"
-            )
-        if not (self.train_time_interval >= 0 and math.isfinite(self.train_time_interval)):
-            raise InputError(
-                f"checkpoint.train_time_interval must be >= 0 seconds, got {self.train_time_interval}; use 0 for none"
-            )
-        if self.keep < 1:
-            raise InputError(f"checkpoint.keep must be >= 1, got {self.keep}; use 1 for the newest only")
+        key = "checkpoint"
+        steps, seconds = self.every_n_train_steps, self.train_time_interval
+        number(f"{key}.every_n_train_steps", steps, 0, 1e9, whole=True, remedy="use 0 for none")
+        number(f"{key}.train_time_interval", seconds, 0, 1e9, unit="seconds", remedy="use 0 for none")
+        number(f"{key}.keep", self.keep, 1, 1e6, whole=True, remedy="use 1 for the newest only")
 
 
 @dataclass(frozen=True)
@@ -141,17 +129,14 @@ class OutputConfig:
     """Steps between two pictures `preview.png` while the run goes on; 0: none."""
 
     def __post_init__(self) -> None:
-        for name in ("views", "view_size", "turntable_frames", "turntable_size", "turntable_fps"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"output.{name} must be >= 1, got {getattr(self, name)}; drop it for the default"
-                )
-        if not -90 <= self.elevation <= 90:
-            raise InputError(f"output.elevation must be in [-90, 90], got {self.elevation}; use 25")
-        if self.preview_every_n_steps < 0:
-            raise InputError(
-                f"output.preview_every_n_steps must be >= 0, got {self.preview_every_n_steps}; use 0 for none"
-            )
+        for name, high in (
+            ("views", 1000), ("view_size", 8192), ("turntable_frames", 10_000), ("turntable_size", 8192),
+            ("turntable_fps", 100),
+        ):  # fmt: skip
+            number(f"output.{name}", getattr(self, name), 1, high, whole=True)
+        number("output.elevation", self.elevation, -90, 90, unit="degrees", remedy="use 25")
+        every = self.preview_every_n_steps
+        number("output.preview_every_n_steps", every, 0, 1e9, whole=True, remedy="use 0 for none")
 
 
 @dataclass(frozen=True)
@@ -162,16 +147,13 @@ class ExportConfig:
     """Grid points along a side of the cube."""
     threshold: float = 5.0
     """Density of the surface, per unit of length."""
-    smallest_part: float = 0.02
-    """Loose parts with a smaller share of the faces than this are left out."""
+    smallest_part: float = 0.1
+    """Loose parts that enclose a smaller share of what the largest one does are left out."""
 
     def __post_init__(self) -> None:
-        if not 8 <= self.resolution <= 1024:
-            raise InputError(f"export.resolution must be in [8, 1024], got {self.resolution}; use 96")
-        if not self.threshold > 0:
-            raise InputError(f"export.threshold must be > 0, got {self.threshold}; use 5")
-        if not 0 <= self.smallest_part < 1:
-            raise InputError(f"export.smallest_part must be in [0, 1), got {self.smallest_part}; use 0.02")
+        number("export.resolution", self.resolution, 8, 1024, whole=True, remedy="use 96")
+        number("export.threshold", self.threshold, 0, above=True, remedy="use 5")
+        number("export.smallest_part", self.smallest_part, 0, 1, below=True, remedy="use 0.1")
 
 
 @dataclass(frozen=True)
@@ -197,5 +179,4 @@ class ExperimentConfig:
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must be in [0, 2^63), got {self.seed}; use 0")
+        number("seed", self.seed, 0, 2**63, whole=True, below=True, remedy="use 0")

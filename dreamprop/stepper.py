@@ -163,6 +163,14 @@ class Stepper:
             )
         return True
 
+    def options(self, step: int) -> list[dict[str, Any]]:
+        """Options of each group at a step; copies."""
+        return copy.deepcopy(self._schedule.at(step))
+
+    def scheduler(self, step: int) -> Any:
+        """A copy of the scheduler as it is at a step; ``None`` where there is none."""
+        return self._schedule.scheduler(step)
+
     def rates(self, step: int) -> dict[str, float]:
         """Learning rates at a step, under the names that Lightning's monitor gives them."""
         name = f"lr-{type(self._optimizer).__name__}"

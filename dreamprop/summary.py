@@ -15,6 +15,11 @@ from dreamprop.ranks import Ranks
 from dreamprop.roundlog import RoundLog
 from dreamprop.state import State
 
+SUMS = (
+    "rounds", "drifts", "speedup_rounds", "wall_seconds", "seconds_per_step", "skipped", "audit", "seconds",
+)  # fmt: skip
+"""What is summed over all rounds, and null where a run went on without the lines of some."""
+
 
 def summarize(
     process: Any, experiment: Experiment, state: State, log: RoundLog, ranks: Ranks, *, sequential: bool
@@ -23,7 +28,7 @@ def summarize(
     config = experiment.config
     steps, rounds, seconds = state.step, len(log.rows), log.wall_seconds
     device = device_of(config.device)
-    return {
+    told: dict[str, Any] = {
         "prompt": experiment.prompt,
         "method": experiment.method.name,
         "steps": steps,
@@ -49,6 +54,7 @@ def summarize(
         "versions": versions(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+    return told if log.complete else told | dict.fromkeys(SUMS)
 
 
 def versions() -> dict[str, str]:

@@ -1,10 +1,11 @@
 """What a run does after a round: settle with the other processes whether to stop, save and draw when it is time."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from dreamprop import pictures, resume
+from dreamprop import files, pictures, resume
 from dreamprop.build import Experiment
 from dreamprop.emptiness import Emptiness
 from dreamprop.interrupt import Guard, Interrupted
@@ -86,5 +87,9 @@ class Watch:
         self._when = time.monotonic()
         step = self.window.states[0].step
         if self.ranks.rank == 0 and step != self._saved:
+            if not (self.place / "config.yaml").is_file():
+                print(f"note: {self.place / 'config.yaml'} vanished, and is written again", file=sys.stderr)
+                files.make_folder(self.place)
+                resume.keep_config(self.place, self.experiment)
             resume.save(self.place, self.experiment, self.window)
             self._saved = step

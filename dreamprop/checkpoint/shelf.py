@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +26,15 @@ class Found(NamedTuple):
     """A line for each newer checkpoint that is damaged, the newest first."""
 
 
-def newest(folder: Path | str) -> Found:
+def newest(folder: Path | str, fits: Callable[[Path, Window, dict[str, Any]], None] | None = None) -> Found:
     """The newest checkpoint that is whole: what a run goes on from.
 
+    Args:
+        folder: of the checkpoints.
+        fits: looks at what was read, by path, window and meta, and raises `Damaged` where it cannot be gone on from.
+
     Raises:
-        ValueError: there is none, or none that is whole; one line, which names what is wrong with the newest.
+        Damaged: there is none, or none that is whole; one line, which names what is wrong with the newest.
         OSError: the folder cannot be read.
     """
     damaged: list[str] = []
@@ -37,6 +43,8 @@ def newest(folder: Path | str) -> Found:
             continue
         try:
             window, meta = load_window(path)
+            if fits is not None:
+                fits(path, window, meta)
         except Damaged as error:
             damaged.append(error.what)
         except OSError as error:
@@ -46,14 +54,14 @@ def newest(folder: Path | str) -> Found:
     if not damaged:
         raise _none(folder)
     others = f", and none of {len(damaged) - 1} older is whole" if len(damaged) > 1 else ""
-    raise ValueError(f"{damaged[0]}{others}; begin a new run")
+    raise Damaged(f"{damaged[0]}{others}", "begin a new run")
 
 
 def latest(folder: Path | str) -> Path:
     """The finished checkpoint with the highest step, whole or not.
 
     Raises:
-        ValueError: there is none.
+        Damaged: there is none.
     """
     found = finished(folder)
     if not found:
@@ -118,7 +126,7 @@ def sweep(folder: Path | str) -> list[Path]:
 
 def _all(folder: Path) -> list[Path]:
     """Every checkpoint of which there is a file, by step; a step has one name."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which is False, and no error, for names that the system refuses
         return []
     stems = {path.stem for path in folder.iterdir() if path.suffix in (".safetensors", ".json")}
     steps = [int(stem[5:]) for stem in stems if re.fullmatch("step-([0-9]{6}|[1-9][0-9]{6,})", stem)]
@@ -143,7 +151,6 @@ def _is_sound(path: Path) -> bool:
     return True
 
 
-def _none(folder: Path | str) -> ValueError:
-    return ValueError(
-        f"folder must hold a checkpoint step-*.safetensors with its .json, got {folder}; run with --train"
-    )
+def _none(folder: Path | str) -> Damaged:
+    what = f"folder must hold a checkpoint step-*.safetensors with its .json, got {folder}"
+    return Damaged(what, "run with --train")

@@ -25,7 +25,8 @@ from torch import Tensor
 from dreamprop import memory, parcel
 from dreamprop.evaluate.batched import attempt_all, check_sub_batch, cut, halved
 from dreamprop.process import Process
-from dreamprop.ranks import PATIENCE, RankFailed, Ranks, join
+from dreamprop.ranks import PATIENCE, RankFailed, Ranks
+from dreamprop.rendezvous import join
 from dreamprop.shards import Plan, Shard, Sharded
 from dreamprop.state import Drift, State
 

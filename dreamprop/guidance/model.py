@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from safetensors import SafetensorError
 from torch import Tensor, nn
+
+from dreamprop.validate import InputError, shortened
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 LIBRARIES = ("diffusers", "transformers")
@@ -105,13 +108,14 @@ def load(
     Only safetensors files are read, nothing is unpickled. A folder is never looked up on the hub.
 
     Raises:
-        ValueError: there is no such model, or it is damaged or of an unknown kind.
+        InputError: there is no such model, or it is damaged or of an unknown kind.
     """
     name = os.fspath(path)
-    local = Path(name).exists() or Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1
-    if local and not (Path(name) / "model_index.json").is_file():
-        raise ValueError(
-            f"model {name} must be a folder with a model_index.json, which is missing; "
+    # os.path answers False for names that the system refuses
+    local = os.path.exists(name) or os.path.isabs(name) or name.startswith(".") or name.count("/") != 1
+    if local and not os.path.isfile(os.path.join(name, "model_index.json")):
+        raise InputError(
+            f"model {shortened(name, 80)} must be a folder with a model_index.json, which is missing; "
             "give a folder saved by diffusers' save_pretrained, a name on the hub, or embedded"
         )
     try:
@@ -128,16 +132,16 @@ def load(
         vae = None
         if (index.get("vae") or [None])[0]:
             vae = _class(index, "vae").from_pretrained(name, subfolder="vae", **weights)
-    except (OSError, KeyError, AttributeError, json.JSONDecodeError, RuntimeError) as error:
+    except (OSError, LookupError, AttributeError, ValueError, RuntimeError, SafetensorError) as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(
-            f"model {name} cannot be loaded: {first}; give a whole folder, or embedded"
+        raise InputError(
+            f"model {shortened(name, 80)} cannot be loaded: {shortened(first, 120)}; give a whole folder, or embedded"
         ) from error
     prediction = str(scheduler.config.prediction_type)
     if prediction not in PREDICTIONS:
         known = ", ".join(PREDICTIONS)
-        raise ValueError(
-            f"prediction_type of {name} must be one of {known}, got {prediction!r}; take another model"
+        raise InputError(
+            f"prediction_type of {shortened(name, 80)} must be one of {known}, got {prediction!r}; take another model"
         )
     device = torch.device(device)
     for module in (unet, text_encoder, vae):

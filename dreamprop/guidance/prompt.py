@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dreamprop.guidance.model import Model
+from dreamprop.validate import InputError
 
 DIRECTIONS = ("side", "front", "back", "overhead")
 """In the order of their numbers; where several hold, the last one does."""
@@ -51,10 +52,10 @@ class Prompt:
         """Embed `<prompt>, <direction> view` for every direction, and the negative prompt.
 
         Raises:
-            ValueError: the prompt is empty.
+            InputError: the prompt is empty.
         """
         if not prompt.strip():
-            raise ValueError(f"prompt must have a word, got {prompt!r}; give system.prompt_processor.prompt")
+            raise InputError(f"prompt must have a word, got {prompt!r}; give system.prompt_processor.prompt")
         texts = [f"{prompt}, {d} view" if view_dependent else prompt for d in DIRECTIONS]
         embedded = model.embed([*texts, negative])
         return cls(embedded[:-1], embedded[-1], views)

@@ -85,7 +85,7 @@ class SDS:
     def draw(self, count: int, step: int, generator: torch.Generator) -> Draw:
         """The draws of one state: timesteps uniform in the range of its step, and noise."""
         total = len(self.model.alphas)
-        low = round(total * schedule(self.min_step_percent)(step))
+        low = min(round(total * schedule(self.min_step_percent)(step)), total - 1)
         high = min(round(total * schedule(self.max_step_percent)(step)), total - 1)
         if low > high:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dreamprop.methods.checks import check_options, given, refuse
 from dreamprop.methods.config import OptimizerConfig, SystemConfig
 from dreamprop.optim import OPTIMIZERS, Optimizer, ParamGroup
 from dreamprop.scenes.density import Density
@@ -46,30 +47,42 @@ def make_optimizer(
     """The optimiser of a config for a kind of field and its groups of parameters.
 
     Raises:
-        ValueError: an unknown group or argument, or one out of range.
+        InputError: an unknown group, or an option of one that is unknown or out of range.
     """
-    for key in config.params:
-        if key not in groups:
-            raise ValueError(
-                f"system.optimizer.params must name groups of {', '.join(groups)}, got {key!r}; rename or drop it"
-            )
-    args = dict(config.args)
+    args = given(config.args)
     lr = args.pop("lr", RATES[geometry_type])
+    params = _by_group(config.params, groups)
     made = []
     for key, names in groups.items():
-        own = _options(config.params.get(key) or {})
+        check_options(f"system.optimizer.params.{key}", config.name, params[key], group=True)
+        own = _options(given(params[key]))
         made.append(ParamGroup(names, own.pop("lr", lr), own, key))
     if "betas" in args:
         args["betas"] = tuple(args["betas"])
-    try:
-        optimizer: Optimizer = OPTIMIZERS[config.name](made, **args)
-    except TypeError as error:
-        words = str(error).split("'")
-        what = words[1] if len(words) > 1 else str(error)
-        raise ValueError(
-            f"system.optimizer.args must be arguments of {config.name}, got {what!r}; drop it"
-        ) from None
+    optimizer: Optimizer = OPTIMIZERS[config.name](made, **args)
     return optimizer
+
+
+def _by_group(params: Mapping[str, Any], groups: Mapping[str, Any]) -> dict[str, Any]:
+    """What each group overrides; `geometry.density` may stand as one key or as one inside the other."""
+    found: dict[str, Any] = {group: {} for group in groups}
+
+    def collect(block: Mapping[str, Any], above: str) -> None:
+        for name, value in block.items():
+            key = above + str(name)
+            if key in groups and isinstance(value, Mapping):
+                found[key] |= value
+            elif key in groups:
+                found[key] = value or found[key]
+            elif isinstance(value, Mapping) and any(group.startswith(f"{key}.") for group in groups):
+                collect(value, f"{key}.")
+            else:
+                refuse(
+                    "system.optimizer.params", f"name groups of {', '.join(groups)}", key, "rename or drop it"
+                )
+
+    collect(params, "")
+    return found
 
 
 def _options(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,16 @@ from typing import Any
 from dreamprop.methods.checks import (
     check_milestones,
     check_name,
+    check_numbers,
+    check_options,
+    check_order,
     check_range,
     check_schedule,
     check_staged,
-    refuse,
     staged,
 )
 from dreamprop.optim import OPTIMIZERS
+from dreamprop.validate import number
 
 GEOMETRIES = ("volume-grid", "implicit-volume")
 BACKGROUNDS = ("random-color-background", "solid-color-background")
@@ -60,17 +63,16 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_milestones("data.resolution_milestones", self.resolution_milestones)
-        check_staged("data.batch_size", self.batch_size, self.resolution_milestones, 1)
-        check_staged("data.width", self.width, self.resolution_milestones, 2)
-        check_staged("data.height", self.height, self.resolution_milestones, 2)
+        check_staged("data.batch_size", self.batch_size, self.resolution_milestones, 1, 4096)
+        check_staged("data.width", self.width, self.resolution_milestones, 2, 8192)
+        check_staged("data.height", self.height, self.resolution_milestones, 2, 8192)
         check_range("data.elevation_range", self.elevation_range, -90, 90)
         check_range("data.azimuth_range", self.azimuth_range, -360, 360)
         check_range("data.camera_distance_range", self.camera_distance_range, 0.01, 1e6)
         check_range("data.fovy_range", self.fovy_range, 1, 179)
         check_range("data.light_distance_range", self.light_distance_range, 0, 1e6)
         for name in ("camera_perturb", "center_perturb", "up_perturb", "light_position_perturb"):
-            if not getattr(self, name) >= 0:
-                refuse(f"data.{name}", "be >= 0", getattr(self, name), "use 0 for none")
+            number(f"data.{name}", getattr(self, name), 0, 1e6, remedy="use 0 for none")
 
     def size(self, step: int) -> tuple[int, int, int]:
         """Batch size, height and width at a step."""
@@ -97,9 +99,7 @@ class EncodingConfig:
             ("n_levels", 1, 32), ("n_features_per_level", 1, 16), ("log2_hashmap_size", 4, 24),
             ("base_resolution", 2, 4096), ("per_level_scale", 1, 8),
         ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                refuse(f"{key}.{name}", f"be in [{low}, {high}]", value, "use the nearer end")
+            number(f"{key}.{name}", getattr(self, name), low, high, remedy="use the nearer end")
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,9 @@ class NetworkConfig:
     n_hidden_layers: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("n_neurons", "n_hidden_layers"):
-            if getattr(self, name) < 1:
-                key = f"system.geometry.mlp_network_config.{name}"
-                refuse(key, "be >= 1", getattr(self, name), "use 32 neurons in 1 layer")
+        for name, high in (("n_neurons", 4096), ("n_hidden_layers", 64)):
+            key = f"system.geometry.mlp_network_config.{name}"
+            number(key, getattr(self, name), 1, high, whole=True, remedy="use 32 neurons in 1 layer")
 
 
 @dataclass(frozen=True)
@@ -143,13 +142,16 @@ class GeometryConfig:
 
     def __post_init__(self) -> None:
         key = "system.geometry"
-        for name in ("radius", "density_scale", "density_blob_std", "finite_difference_normal_eps"):
-            if not getattr(self, name) > 0:
-                refuse(f"{key}.{name}", "be > 0", getattr(self, name), "drop it for the default")
+        for name, low in (
+            ("radius", 1e-3), ("density_scale", 1e-6), ("density_blob_std", 1e-6),
+            ("finite_difference_normal_eps", 1e-6),
+        ):  # fmt: skip
+            number(f"{key}.{name}", getattr(self, name), low, 1e6)
+        number(f"{key}.density_blob_scale", self.density_blob_scale, -1e6, 1e6)
         check_name(f"{key}.density_activation", self.density_activation, ACTIVATIONS)
         check_name(f"{key}.density_bias", self.density_bias, BIASES)
         check_milestones(f"{key}.resolution_milestones", self.resolution_milestones)
-        check_staged(f"{key}.resolution", self.resolution, self.resolution_milestones, 4)
+        check_staged(f"{key}.resolution", self.resolution, self.resolution_milestones, 4, 1024)
 
     def side(self, step: int) -> int:
         """Vertices along a side of the volume grid that enters a step."""
@@ -170,14 +172,12 @@ class MaterialConfig:
     diffuse_light_color: list[float] = field(default_factory=lambda: [0.9, 0.9, 0.9])
 
     def __post_init__(self) -> None:
+        key = "system.material"
+        number(f"{key}.ambient_only_steps", self.ambient_only_steps, 0, 1e9, whole=True, remedy="use 0")
         for name in ("diffuse_prob", "textureless_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                refuse(f"system.material.{name}", "be in [0, 1]", getattr(self, name), "use 0.75")
+            number(f"{key}.{name}", getattr(self, name), 0, 1, remedy="use 0.75")
         for name in ("ambient_light_color", "diffuse_light_color"):
-            if len(getattr(self, name)) != 3:
-                refuse(
-                    f"system.material.{name}", "have 3 numbers", list(getattr(self, name)), "write [r, g, b]"
-                )
+            check_numbers(f"{key}.{name}", getattr(self, name), 3, 100, (0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,8 @@ class RendererConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_samples_per_ray", "eval_num_samples_per_ray"):
-            if getattr(self, name) < 2:
-                refuse(f"system.renderer.{name}", "be >= 2", getattr(self, name), "use 48")
-        if not 0 <= self.prune_alpha < 1:
-            refuse("system.renderer.prune_alpha", "be in [0, 1)", self.prune_alpha, "use 0.001")
+            number(f"system.renderer.{name}", getattr(self, name), 2, 65536, whole=True, remedy="use 48")
+        number("system.renderer.prune_alpha", self.prune_alpha, 0, 1, below=True, remedy="use 0.001")
 
 
 @dataclass(frozen=True)
@@ -208,8 +206,7 @@ class BackgroundConfig:
     """Of the solid background, and behind pictures of a result; neither white nor black, which objects may be."""
 
     def __post_init__(self) -> None:
-        if len(self.color) != 3 or not all(0 <= c <= 1 for c in self.color):
-            refuse("system.background.color", "have 3 numbers in [0, 1]", list(self.color), "write [1, 1, 1]")
+        check_numbers("system.background.color", self.color, 3, 1, (1, 1, 1))
 
 
 @dataclass(frozen=True)
@@ -229,9 +226,7 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         for name, high in (("front_threshold", 180), ("back_threshold", 180), ("overhead_threshold", 90)):
-            if not 0 <= getattr(self, name) <= high:
-                rule = f"be in [0, {high}]"
-                refuse(f"system.prompt_processor.{name}", rule, getattr(self, name), "use 45, 45 and 60")
+            number(f"system.prompt_processor.{name}", getattr(self, name), 0, high, remedy="use 45")
 
 
 @dataclass(frozen=True)
@@ -257,14 +252,15 @@ class GuidanceConfig:
 
     def __post_init__(self) -> None:
         key = "system.guidance"
-        check_schedule(f"{key}.guidance_scale", self.guidance_scale, 0)
+        check_schedule(f"{key}.guidance_scale", self.guidance_scale, 0, 1e6)
         check_schedule(f"{key}.min_step_percent", self.min_step_percent, 0, 1)
         check_schedule(f"{key}.max_step_percent", self.max_step_percent, 0, 1)
+        lowest, highest = self.min_step_percent, self.max_step_percent
+        check_order(f"{key}.min_step_percent", lowest, f"{key}.max_step_percent", highest)
         if self.grad_clip is not None:
             check_schedule(f"{key}.grad_clip", self.grad_clip, 0)
         check_name(f"{key}.weighting_strategy", self.weighting_strategy, WEIGHTINGS)
-        if self.resolution < 0:
-            refuse(f"{key}.resolution", "be >= 0", self.resolution, "use 0 for the model's own")
+        number(f"{key}.resolution", self.resolution, 0, 8192, whole=True, remedy="use 0 for the model's own")
 
 
 @dataclass(frozen=True)
@@ -293,13 +289,15 @@ class OptimizerConfig:
 
     name: str = "Adam"
     args: dict[str, Any] = field(default_factory=lambda: {"betas": [0.9, 0.99], "eps": 1e-15})
-    """Its settings; `lr` may be a schedule and is by default 0.15 for a volume-grid, 0.01 for an implicit-volume."""
+    """Its settings, null for those to leave out; `lr` may be a schedule and is by default 0.15 for a volume-grid, 0.01
+    for an implicit-volume."""
     params: dict[str, Any] = field(default_factory=dict)
     """What differs by group, `{geometry.density: {lr: 0.05}}`: the groups are `geometry.density` and
     `geometry.color` of a volume-grid, `geometry.encoding` and `geometry.network` of an implicit-volume."""
 
     def __post_init__(self) -> None:
         check_name("system.optimizer.name", self.name, tuple(OPTIMIZERS))
+        check_options("system.optimizer.args", self.name, self.args)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class DreamFusion:
         device: of parameters and model.
 
     Raises:
-        ValueError: a setting that only the parts can judge is wrong: a word, a model, an optimiser's argument.
+        InputError: a setting that only the parts can judge is wrong: a word, a model, a parameter group.
     """
 
     def __init__(

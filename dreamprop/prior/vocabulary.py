@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 import re
 
+from dreamprop.validate import InputError, brief, shortened
+
 PRIMITIVES = ("sphere", "cube", "cone", "cylinder", "torus", "capsule", "pyramid")
 COMPOSITES = ("mug", "snowman", "house", "tree", "table", "mushroom")  # these have a front
 SHAPES = PRIMITIVES + COMPOSITES
@@ -42,6 +44,18 @@ FILLERS = (
 )  # fmt: skip
 PHRASES = {"on top of": "atop", "standing on": "atop", "on": "atop", "next to": "beside", "near": "beside"}
 
+ALIKE = {
+    "grey": ("white", "black"), "gray": ("white", "black"), "silver": ("white",), "beige": ("white", "yellow"),
+    "gold": ("yellow", "orange"), "golden": ("yellow", "orange"), "brown": ("orange", "red"), "maroon": ("red",),
+    "crimson": ("red",), "scarlet": ("red",), "magenta": ("pink", "purple"), "rose": ("pink",), "teal": ("cyan",),
+    "lime": ("green",), "olive": ("green",), "navy": ("blue",), "indigo": ("purple", "blue"),
+}  # fmt: skip
+"""Colours that people write and the model never saw, with those it knows that come nearest."""
+PAGE = "dreamprop/prior/vocabulary.py"
+"""Where all words are."""
+TOLD = 3
+"""How many unknown words are told with what is near them."""
+
 _PLURALS = {"boxes": "cube", "tables": "table", "toruses": "torus"} | {
     word + "s": SYNONYMS.get(word, word) for word in (*SHAPES, *SYNONYMS) if not word.endswith(("s", "x"))
 }
@@ -70,19 +84,20 @@ def parse(prompt: str) -> list[tuple[str, str]]:
     """Read the objects of a prompt as (shape, colour), the upper or first one first.
 
     Raises:
-        ValueError: a word is not known, or an object lacks its shape or colour.
+        InputError: words are not known, or an object lacks its shape or colour.
     """
     objects: list[tuple[str, str]] = []
     words = canonical(prompt)
-    for word in words:
-        if word not in WORDS:
-            known = (
-                difflib.get_close_matches(word, (*WORDS, *SYNONYMS, *FILLERS), n=3, cutoff=0.5) or WORDS[:10]
-            )
-            raise ValueError(
-                f"prompt {prompt!r} has the word {word!r}, which the embedded model does not know; "
-                f"nearest known words: {', '.join(known)} (all: {', '.join(WORDS)})"
-            )
+    unknown = [word for word in dict.fromkeys(words) if word not in WORDS]
+    if unknown:
+        near = ", ".join(
+            f"{brief(word, 30)} (nearest: {', '.join(nearest(word))})" for word in unknown[:TOLD]
+        )
+        more = f", {shortened(', '.join(unknown[TOLD:]), 60)}" if len(unknown) > TOLD else ""
+        raise InputError(
+            f"prompt {brief(prompt, 40)} must be of words that the embedded model knows, got {near}{more}; "
+            f"write others, all are in {PAGE}"
+        )
     phrases: list[list[str]] = [[]]
     for word in words:
         if word in RELATIONS:
@@ -93,22 +108,34 @@ def parse(prompt: str) -> list[tuple[str, str]]:
         shapes = [w for w in phrase if w in SHAPES]
         colors = [w for w in phrase if w in COLORS]
         if len(shapes) != 1 or len(colors) != 1:
-            raise ValueError(
-                f"prompt {prompt!r} must give each object one shape and one colour, "
-                f"got {' '.join(phrase) or 'nothing'!r}; "
+            raise InputError(
+                f"prompt {brief(prompt)} must give each object one shape and one colour, "
+                f"got {brief(' '.join(phrase) or 'nothing')}; "
                 f"write for example 'a red torus' or 'a red cube on top of a blue cylinder'"
             )
         objects.append((shapes[0], colors[0]))
     if len(objects) > 2 or (len(objects) == 2 and any(shape in COMPOSITES for shape, _ in objects)):
-        raise ValueError(
-            f"prompt {prompt!r} must name one object or two of {', '.join(PRIMITIVES)}; "
+        raise InputError(
+            f"prompt {brief(prompt)} must name one object or two of {', '.join(PRIMITIVES)}; "
             "the embedded model saw no others together"
         )
     return objects
 
 
+def nearest(word: str) -> list[str]:
+    """Known words to write instead of an unknown one, the nearest first: a colour like it, else three like it."""
+    if word in ALIKE:
+        return list(ALIKE[word])
+
+    def likeness(known: str) -> tuple[bool, float]:
+        swapped = sorted(word) == sorted(known)  # "rde": letters in another order
+        return swapped, difflib.SequenceMatcher(None, word, known).ratio()
+
+    return sorted((*WORDS, *SYNONYMS), key=likeness, reverse=True)[:3]
+
+
 def check(prompt: str) -> None:
-    """Raise ValueError, in one line with the remedy, unless the embedded model can be asked for this prompt."""
+    """Raise InputError, in one line with the remedy, unless the embedded model can be asked for this prompt."""
     parse(prompt)
 
 

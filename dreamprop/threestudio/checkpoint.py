@@ -1,18 +1,31 @@
-"""Lightning's checkpoints, as threestudio reads and writes them.
+"""Lightning's checkpoints, as threestudio reads and writes them, and what a run adds to them to go on exactly.
 
 Their format is a pickle. It is only ever read with PyTorch's restricted unpickler, which makes tensors, numbers
 and containers and calls nothing. threestudio hands OmegaConf's lists to optimisers and schedulers, which keep
 them, and with them the whole config; such a file is refused by plain threestudio, too, since PyTorch 2.6. Ours
 are written with Python's own lists, so that both can go on from them.
+
+What a run adds is one more entry, ``dreamprop``, of tensors, numbers and containers, which plain threestudio passes
+over: the guesses that lie ahead of the state, where a moving threshold has come to, and what the system's parts
+remember in plain attributes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import Container, OmegaConf
+from torch import Tensor
+
+from dreamprop.state import State
+from dreamprop.threestudio.parts import NUMBERS, TENSOR
+
+ENTRY, FORMAT = "dreamprop", 1
+PARTS = ("params", "moments", "buffers")
 
 
 def status(path: Path | str) -> tuple[int, int]:
@@ -30,3 +43,96 @@ def plain(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(plain(inner) for inner in value)
     return value
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """How far a run has come."""
+
+    states: tuple[State, ...]
+    """The accepted state, then guesses of those behind it; of the guesses only the last has moments."""
+    threshold: float | None = None
+    """Where the error rule's threshold has come to, if it moves."""
+    trend: Mapping[str, Tensor] = field(default_factory=dict)
+    """What integer buffers are expected to move by each step, by name."""
+
+
+def entry(reached: Any, begun: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a checkpoint of the accepted state needs besides, to go on as if the run had never stopped.
+
+    Args:
+        reached: states and threshold.
+        begun: the buffers that the run began with.
+    """
+    base, *ahead = reached.states
+    return {
+        "format": FORMAT,
+        "step": base.step,
+        "threshold": reached.threshold,
+        "trend": dict(reached.trend),
+        "begun": _attributes(begun),
+        "attributes": _attributes(base.buffers),
+        "ahead": [{part: dict(getattr(state, part)) for part in PARTS} for state in ahead],
+    }
+
+
+def restored(found: Any, base: State, begun: Mapping[str, Tensor]) -> tuple[Reached, str]:
+    """How far the run of a checkpoint had come.
+
+    Args:
+        found: its entry, if it has one.
+        base: its state as Lightning has restored it.
+        begun: the buffers of the system as it is made now.
+
+    Returns:
+        What to go on from; and why that is the state alone, if it is though there was more.
+    """
+    alone = Reached((base,))
+    if not isinstance(found, dict):
+        return alone, ""
+    try:
+        if found["format"] != FORMAT or found["step"] != base.step:
+            return alone, "they are of another step or format"
+        if not _alike(found["begun"], _attributes(begun)):
+            return alone, "the system is made with other numbers than it was"
+        base = replace(base, buffers=base.buffers | _like(found["attributes"], base))
+        states = [base]
+        for saved in found["ahead"]:
+            states.append(
+                placed(State(**{part: saved[part] for part in PARTS}, step=states[-1].step + 1), base)
+            )
+        if any(_form(state) != _form(base) for state in states):
+            return alone, "they are of other tensors"
+        threshold, trend = found["threshold"], _like(found["trend"], base)
+        return Reached(tuple(states), None if threshold is None else float(threshold), trend), ""
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return alone, "they are damaged"
+
+
+def placed(state: State, base: State) -> State:
+    """A state with each tensor on the device that another state has it on."""
+    params, moments, buffers = (_like(getattr(state, part), base) for part in PARTS)
+    return State(params, moments, buffers, state.step)
+
+
+def _form(state: State) -> dict[str, Any]:
+    return {name: (value.shape, value.dtype) for name, value in {**state.buffers, **state.params}.items()}
+
+
+def _attributes(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in buffers.items() if name == NUMBERS or name.startswith(TENSOR)}
+
+
+def _alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(
+        a[n].shape == b[n].shape and torch.equal(a[n].to("cpu"), b[n].to("cpu")) for n in a
+    )
+
+
+def _like(saved: Mapping[str, Tensor], base: State) -> dict[str, Tensor]:
+    """Saved tensors on the devices of the state's."""
+    known = {**base.moments, **base.buffers, **base.params}
+    device = next(iter(base.params.values())).device
+    return {
+        n: t.to(known[n].device if n in known else device if t.dim() else "cpu") for n, t in saved.items()
+    }

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from dreamprop.state import State
-from dreamprop.threestudio.checkpoint import plain
+from dreamprop.state import State, equal
+from dreamprop.threestudio import hooks
+from dreamprop.threestudio.chain import NotAChain
+from dreamprop.threestudio.checkpoint import ENTRY, entry, plain, restored
 from dreamprop.threestudio.system import Threestudio, optimizers
 from dreamprop.threestudio.terms import GROWTH, SCALE, terms_of
 
-Solve = Callable[[Threestudio, State, int, Callable[[State], None]], State]
-"""(process, state, step to arrive at, told of every accepted state) to the state there."""
+Solve = Callable[[Threestudio, Any, int, Callable[[Any], None]], None]
+"""(process, what was reached, step to arrive at, told of what is reached after every round): solves up to there."""
 
 
 def solved(
@@ -30,6 +34,7 @@ def solved(
     solve: Solve,
     ready: Callable[[Threestudio, State], None],
     agree: Callable[[int], int] = int,
+    share: Callable[[State], State] = lambda state: state,
 ) -> None:
     """Make the ``fit`` of a trainer solve the chain of a system.
 
@@ -40,41 +45,53 @@ def solved(
         solve: runs the chain.
         ready: called once, before the first step; what it raises ends the run.
         agree: makes of the step at which this trainer has something to do the one at which all processes stop.
+        share: makes of the state that this trainer's validation has left the one that all processes go on from.
 
     Raises:
-        ValueError: the trainer is to stop at something else than a number of steps.
+        NotAChain: the system has hooks that would be passed over, or the trainer is not told where to stop.
     """
     from pytorch_lightning.callbacks import LambdaCallback
     from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
     if not trainer.max_steps or trainer.max_steps < 0:
-        raise ValueError(f"trainer.max_steps must be > 0, got {trainer.max_steps}; say where the run ends")
-    if trainer.limit_train_batches not in (1.0, None):
-        raise ValueError(
-            f"trainer.limit_train_batches must be left out, got {trainer.limit_train_batches}; use max_steps"
-        )
+        raise NotAChain(f"trainer.max_steps must be > 0, got {trainer.max_steps}; say where the run ends")
+    hooks.check(system)
     fresh = _remember_optimizers(system)
+    loaded: list[Any] = []
 
     class Chain(_TrainingEpochLoop):  # type: ignore[misc, unused-ignore]
         """Lightning's loop over the batches of an epoch, which advances by solving."""
 
         process: Threestudio | None = None
+        reached: Any = None
 
         def advance(self, data_fetcher: Any) -> None:
             if self.process is None:
+                hooks.check(system, trainer.callbacks)
                 self.process = _process(trainer, system, seed, fresh)
-                self.reached = resumed(self.process, trainer)
-                ready(self.process, self.reached)
-            process, begun = self.process, self.reached.step
+                self.begun = self.process.init().buffers
+                self.reached, dropped = restored(
+                    loaded.pop() if loaded else None, resumed(self.process, trainer), self.begun
+                )
+                if dropped and trainer.is_global_zero:
+                    print(f"note: the guesses of the checkpoint are not used: {dropped}", file=sys.stderr)
+                _check_options(self.process, trainer.optimizers[0], trainer.global_step)
+                ready(self.process, self.reached.states[0])
+            else:
+                system.train()  # as before Lightning 2.2, which leaves what follows a mode in the other one
+                state = share(resumed(self.process, trainer))
+                self.reached = _changed(self.reached, state)
+                _check_options(self.process, trainer.optimizers[0], state.step)
+            process, begun = self.process, self.reached.states[0].step
 
-            def accept(state: State) -> None:
-                self.reached = state
+            def accept(reached: Any) -> None:
+                self.reached = reached
 
             try:
-                self.reached = solve(process, self.reached, agree(_next(trainer, begun)), accept)
+                solve(process, self.reached, agree(_next(trainer, begun)), accept)
             finally:  # an interrupted run is left at the last step that was accepted
-                self.arrive(self.reached.step - begun)
-            last = trainer.accumulate_grad_batches * self.reached.step - 1
+                self.arrive(self.reached.states[0].step - begun)
+            last = trainer.accumulate_grad_batches * self.reached.states[0].step - 1
             for callback in trainer.callbacks:
                 callback.on_train_batch_end(trainer, system, None, None, last)
             _count(self.batch_progress, 1, "completed")
@@ -82,7 +99,7 @@ def solved(
         def arrive(self, steps: int) -> None:
             """Leave everything as if so many steps had been taken."""
             assert self.process is not None
-            commit(self.process, self.reached, trainer)
+            commit(self.process, self.reached.states[0], trainer)
             batches = steps * trainer.accumulate_grad_batches
             _count(self.batch_progress, batches, "ready", "started", "processed")
             _count(
@@ -95,12 +112,33 @@ def solved(
                 _count(self.scheduler_progress, steps, "ready", "completed")
             self._batches_that_stepped += max(steps - 1, 0)  # the loop counts one more itself
 
-    def written(trainer: Any, system: Any, checkpoint: dict[str, Any]) -> None:
+    def save(trainer: Any, system: Any, checkpoint: dict[str, Any]) -> None:
         for part in ("optimizer_states", "lr_schedulers"):
             checkpoint[part] = plain(checkpoint.get(part, []))
+        if chain.reached is not None:
+            checkpoint[ENTRY] = entry(chain.reached, chain.begun)
 
-    trainer.callbacks.append(LambdaCallback(on_save_checkpoint=written))
-    trainer.fit_loop.epoch_loop = Chain(trainer, trainer.min_steps, trainer.max_steps)
+    def load(trainer: Any, system: Any, checkpoint: dict[str, Any]) -> None:
+        loaded[:] = [checkpoint.get(ENTRY)]
+
+    written = LambdaCallback(on_save_checkpoint=save, on_load_checkpoint=load)
+    trainer.callbacks.append(written)
+    chain = Chain(trainer, trainer.min_steps, trainer.max_steps)
+    trainer.fit_loop.epoch_loop = chain
+
+
+def _changed(reached: Any, state: State) -> Any:
+    """What a run goes on from where something else, validation mostly, may have written in between.
+
+    What that wrote counts, as it does in Lightning. Guesses of what lies ahead are guesses still, unless they follow
+    parameters or moments that are no longer there.
+    """
+    base = reached.states[0]
+    moved = (
+        State(state.params, state.moments, {}, state.step),
+        State(base.params, base.moments, {}, base.step),
+    )
+    return replace(reached, states=(state, *(reached.states[1:] if equal(*moved) else ())))
 
 
 def resumed(process: Threestudio, trainer: Any) -> State:
@@ -109,12 +147,10 @@ def resumed(process: Threestudio, trainer: Any) -> State:
     params, buffers = process.replica.read()
     moments = process.stepper.read(trainer.optimizers[0], step)
     scaler = getattr(trainer.precision_plugin, "scaler", None)
-    begun = process.init().buffers
     if process.terms.scaling is not None and scaler is not None:
         buffers[SCALE] = torch.tensor(scaler.get_scale())
         tracker = scaler.state_dict().get("_growth_tracker", 0)
         buffers[GROWTH] = torch.tensor(int(tracker), dtype=torch.int32)
-    assert begun.keys() == buffers.keys()
     return State(params, moments, buffers, step)
 
 
@@ -129,6 +165,26 @@ def commit(process: Threestudio, state: State, trainer: Any) -> None:
         known = scaler.state_dict()
         known |= {"scale": float(state.buffers[SCALE]), "_growth_tracker": int(state.buffers[GROWTH])}
         scaler.load_state_dict(known)
+
+
+def _check_options(process: Threestudio, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """See that the optimiser's options are those that the next steps will be taken with.
+
+    Raises:
+        NotAChain: a checkpoint brought others, or something has set them between the steps.
+    """
+    for index, group in enumerate(process.stepper.options(step)):
+        now = optimizer.param_groups[index]
+        for key in ("lr", "weight_decay", "betas"):
+            ours, theirs = (
+                torch.as_tensor(known.get(key, 0.0), dtype=torch.float64).tolist() for known in (group, now)
+            )
+            if ours != theirs:
+                raise NotAChain(
+                    f"{key} of the optimiser's group {group.get('name', index)} must be {ours} at step {step}, as "
+                    f"system.optimizer and system.scheduler have it, got {theirs} from the checkpoint or from a hook "
+                    "between the steps; give it in the config"
+                )
 
 
 def _count(progress: Any, more: int, *fields: str) -> None:

@@ -8,16 +8,21 @@ of order, or on another copy of the system finds what it would have found in ord
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dreamprop.buffers import moved
+from dreamprop.threestudio.chain import NotAChain
 
 KINDS: tuple[type, ...] = (type(None), bool, int, float)
 """What a carried number may be; its index is written beside its value."""
+LARGEST = 1 << 53
+"""Integers beyond it are no numbers here."""
 NUMBERS = "attributes"
 """The buffer of all numbers, [N, 2]: kind and value."""
 TENSOR = "attribute."
@@ -55,10 +60,23 @@ def walk(root: Any, skip: Iterable[Any] = ()) -> Iterator[tuple[str, Any]]:
 
 
 def attributes(thing: Any) -> Iterator[tuple[str, Any]]:
-    """Public plain attributes of a part."""
+    """Plain attributes of a part, but for those that PyTorch and Lightning keep for themselves."""
+    known = _frameworks("pytorch_lightning" in sys.modules)
     for name, value in vars(thing).items():
-        if not name.startswith("_") and name not in SKIPPED:
+        if name not in known and name not in SKIPPED:
             yield name, value
+
+
+@cache
+def _frameworks(lightning: bool) -> frozenset[str]:
+    """Names of attributes that every module has, and every system."""
+    kinds: list[Any] = [nn.Module, *([sys.modules["pytorch_lightning"].LightningModule] if lightning else [])]
+    return frozenset(name for kind in kinds for name in vars(kind()))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is one that a row of numbers holds without loss."""
+    return type(value) in KINDS and not (type(value) is int and abs(value) > LARGEST)
 
 
 class Carried:
@@ -67,9 +85,10 @@ class Carried:
     Args:
         system: with all its parts made.
         skip: parts that are put back in another way.
+        names: paths of what is to be carried, where another copy of the system has settled that.
     """
 
-    def __init__(self, system: Any, skip: Iterable[Any] = ()) -> None:
+    def __init__(self, system: Any, skip: Iterable[Any] = (), names: set[str] | None = None) -> None:
         self._numbers: list[tuple[Any, str]] = []
         self._tensors: dict[str, tuple[Any, str]] = {}
         self.names: set[str] = set()
@@ -77,7 +96,9 @@ class Carried:
         for path, part in walk(system, skip):
             for name, value in attributes(part):
                 full = f"{path}.{name}" if path else name
-                if type(value) in KINDS:
+                if names is not None and full not in names:  # it has come since
+                    continue
+                if _is_number(value) and (value is not None or not name.startswith("_")):
                     self._numbers.append((part, name))
                 elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                     if value.requires_grad or value.grad_fn is not None:
@@ -114,10 +135,11 @@ class Carried:
     def _values(self) -> Iterator[Any]:
         for part, name in self._numbers:
             value = getattr(part, name)
-            if type(value) not in KINDS:
+            if not _is_number(value):
                 kind = type(part).__name__
-                raise ValueError(
-                    f"{kind}.{name} must stay a number, got {type(value).__name__}; it cannot be put back"
+                raise NotAChain(
+                    f"{kind}.{name} must stay None or a number of at most 53 bits, got {type(value).__name__}, "
+                    "which cannot be put back; run it in threestudio"
                 )
             yield value
 

@@ -1,7 +1,8 @@
 """One system that evaluates steps: whatever state it is given, it is put into first.
 
 The order of things in a step is Lightning's: fetch the batch, ``on_train_batch_start``, ``training_step``,
-backward, ``on_train_batch_end``. The optimiser is not here: it runs in order, on what was accepted.
+``on_before_backward``, ``backward``, ``on_after_backward``, ``on_before_optimizer_step``, ``on_train_batch_end``.
+The optimiser is not here: it runs in order, on what was accepted.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from dreamprop.purity import some
 from dreamprop.rng import seeded
 from dreamprop.state import Drift, State, check_names
 from dreamprop.stepper import norm_of
 from dreamprop.threestudio.batches import Batches
+from dreamprop.threestudio.chain import NotAChain
 from dreamprop.threestudio.copies import copied
+from dreamprop.threestudio.empty import count_empty_renders
+from dreamprop.threestudio.hooks import call, owner, takes_index
 from dreamprop.threestudio.parts import Carried
 from dreamprop.threestudio.terms import SCALE, Terms
 from dreamprop.threestudio.view import View
@@ -26,8 +32,15 @@ OVERFLOW = "overflow"
 """In aux: whether a gradient of a scaled loss was not finite; such a step is not taken."""
 NORM = "norm"
 """In aux: the norm of all gradients together, where they are clipped by it."""
+EMPTY = "a render had no samples"
+"""Logged where that is so, for whoever watches over a run."""
 LOG = "log/"
 """In aux: what the system logged."""
+WRITTEN = (
+    "a step must leave its parameters to the optimiser, got {} written by the step itself, which would be lost; run it "
+    "in threestudio"
+)
+"""What is told of a step that writes its parameters."""
 
 
 class Replica:
@@ -40,7 +53,7 @@ class Replica:
         terms: how a step is taken.
         seed: of the draws.
         view: what the system is to see as its trainer.
-        batches: those of another replica, which are the same.
+        first: the replica that this one is a copy of.
     """
 
     def __init__(
@@ -51,15 +64,23 @@ class Replica:
         terms: Terms,
         seed: int,
         view: View,
-        batches: Batches | None = None,
+        first: Replica | None = None,
     ) -> None:
         self.system, self.loader, self.view = system, loader, view
         self._names, self._terms, self._seed = names, terms, seed
-        self._batches = batches or Batches(loader, terms.accumulate)
-        self._carried = Carried(system, skip=[loader.dataset])
+        self._batches: Batches = first._batches if first else Batches(loader, terms.accumulate)
+        self._empty = count_empty_renders()
+        self._carried = Carried(system, [loader.dataset], first.carried if first else None)
         parameters = dict(system.named_parameters())
         self._held: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
-        self._others = [p for name, p in parameters.items() if name not in self._held]
+        self.untrained = {name: p for name, p in parameters.items() if name not in self._held}
+        """Parameters that no optimiser holds."""
+        self.form: tuple[Any, ...] = ()
+        """Shapes of the last batch."""
+        view.bind(system, self._held)
+        self._indexed = takes_index(system.training_step)
+        ending = owner(system, "on_train_batch_end")
+        self._ends = ending is not None and ending.__module__ != "threestudio.systems.base"
         self._device = next(iter(self._held.values())).device
         kept = system.state_dict(keep_vars=True)
         self._buffers = [name for name, _ in system.named_buffers() if name in kept]
@@ -73,8 +94,7 @@ class Replica:
             twin = copied(system, networks, [self.loader.dataset])
         finally:
             system.trainer = before
-        view = self.view.copy()
-        return Replica(twin, self.loader, self._names, self._terms, self._seed, view, self._batches)
+        return Replica(twin, self.loader, self._names, self._terms, self._seed, self.view.copy(), self)
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -85,6 +105,11 @@ class Replica:
     def carried(self) -> set[str]:
         """Paths of the plain attributes that travel in the state."""
         return self._carried.names
+
+    @property
+    def saved(self) -> set[str]:
+        """Names of the buffers that travel in the state."""
+        return set(self._buffers)
 
     def read(self, before: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Copies of the parameters and the buffers as they are now."""
@@ -104,68 +129,146 @@ class Replica:
             for name in self._buffers:
                 now[name].copy_(state.buffers[name])
         self._carried.write(state.buffers)
-        self.view.global_step = state.step
+        self.view.show(state.step)
 
-    def evaluate(self, state: State) -> Drift:
+    def evaluate(self, state: State, arrived: Mapping[str, Tensor] | None = None) -> Drift:
         """Gradients at a state; in aux each buffer before, ``old/<name>``, and after, ``new/<name>``; of what is
-        carried in attributes also ``seen/<name>``, what the training step found behind the update hooks."""
+        carried in attributes also ``seen/<name>``, what the training step found behind the update hooks.
+
+        Args:
+            state: to evaluate.
+            arrived: parameters behind the step; what Lightning calls after it sees these. By default it sees those in
+                front of it, which are all that is known here.
+
+        Raises:
+            NotAChain: the step does what cannot be put back, or uses what is not known inside it.
+        """
+        try:
+            return self._evaluate(state, arrived)
+        except NotAChain as error:
+            raise NotAChain(f"step {state.step}: {error}") from error
+
+    def _evaluate(self, state: State, arrived: Mapping[str, Tensor] | None) -> Drift:
         system, terms = self.system, self._terms
         self.write(state)
         self._clear()
+        stamps = self._stamps()
         logged: dict[str, Tensor] = {}
+        grads: dict[str, Tensor] = {}
+        aux: dict[str, Tensor] = {}
+        first, end = state.step * terms.accumulate, (state.step + 1) * terms.accumulate
         seen: dict[str, Tensor] = {}
+        blank = self._empty.count
         with self._attached(logged):
-            for index in range(state.step * terms.accumulate, (state.step + 1) * terms.accumulate):
+            for index in range(first, end):
                 with seeded(self._seed, index, self._device, "batch"):
                     batch = self._moved(self._batches.at(index))
-                self.view.global_step = state.step
+                self.form = tuple(
+                    leaf.shape for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)
+                )
+                self.view.show(state.step)
                 with seeded(self._seed, index, self._device, "step"):
-                    _optional(system, "on_train_batch_start", batch, index)
+                    if call(system, "on_train_batch_start", batch, index) == -1:
+                        raise NotAChain(
+                            "on_train_batch_start must let the epoch go on, got -1, which ends it; "
+                            "run it in threestudio"
+                        )
                     seen = seen or self._carried.read(state.buffers)
                     with terms.context():
-                        output = system.training_step(batch, index)
-                    self._backward(output, state)
-                    self.view.global_step = (index + 1) // terms.accumulate
-                    _optional(system, "on_train_batch_end", output, batch, index)
-        grads = {name: p.grad for name, p in self._held.items() if p.grad is not None}
+                        output = system.training_step(*((batch, index) if self._indexed else (batch,)))
+                    output = self._backward(output, state)
+                    if index + 1 == end:
+                        grads, aux = self._gradients(state)
+                        self._check(stamps)
+                        if arrived is not None:
+                            self._arrive(arrived)
+                            stamps = self._stamps()
+                    self.view.show((index + 1) // terms.accumulate)
+                    call(system, "on_train_batch_end", output, batch, index)
+        self._check(stamps)
         self._clear()
-        aux = {f"{LOG}{name}": value for name, value in logged.items()}
-        if terms.scaling is not None:
-            grads, aux[OVERFLOW] = _unscale(grads, state.buffers[SCALE])
-        if terms.by_norm:
-            aux[NORM] = norm_of(grads)
+        if self._empty.count > blank:
+            logged[EMPTY] = torch.tensor(1.0, device=self._device)
+        aux |= {f"{LOG}{name}": value for name, value in logged.items()}
         after = self.read(state.buffers)[1]
         for name, value in after.items():
             aux[f"old/{name}"], aux[f"new/{name}"] = state.buffers[name], value
         return Drift(grads, aux | {f"seen/{name}": value for name, value in seen.items()})
 
-    def _backward(self, output: Any, state: State) -> None:
+    def _backward(self, output: Any, state: State) -> dict[str, Any]:
+        """The gradients of a batch; returns what Lightning hands to ``on_train_batch_end``."""
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if loss is None:  # threestudio's way to skip a step
-            return
+            return {}
         if not isinstance(loss, Tensor):
-            raise ValueError(f"training_step must return a loss, got {type(loss).__name__}; it cannot be run")
+            raise NotAChain(f"training_step must return a loss, got {type(loss).__name__}; it cannot be run")
         loss = loss / self._terms.accumulate
+        more = {k: v for k, v in output.items() if k != "loss"} if isinstance(output, Mapping) else {}
+        known = {"loss": loss.detach().clone(), **more}
         if self._terms.scaling is not None:
             loss = loss * state.buffers[SCALE].to(loss.device)
-        _optional(self.system, "on_before_backward", loss)
+        call(self.system, "on_before_backward", loss)
         self.system.backward(loss) if hasattr(self.system, "backward") else loss.backward()
-        _optional(self.system, "on_after_backward")
+        call(self.system, "on_after_backward")
+        return known
+
+    def _gradients(self, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The gradients as the optimiser is to have them, and what its step must know of them."""
+        aux: dict[str, Tensor] = {}
+        if self._terms.scaling is not None:
+            aux[OVERFLOW] = self._unscale(state.buffers[SCALE])
+        call(self.system, "on_before_optimizer_step", self.view.optimizers[0])
+        grads = {name: p.grad for name, p in self._held.items() if p.grad is not None}
+        if aux.get(OVERFLOW):
+            grads = {name: torch.zeros_like(grad) for name, grad in grads.items()}
+        if self._terms.by_norm:
+            aux[NORM] = norm_of(grads)
+        if self._ends:  # it may do with them as it likes
+            grads = {name: grad.clone() for name, grad in grads.items()}
+        return grads, aux
+
+    def _unscale(self, scale: Tensor) -> Tensor:
+        """Make gradients of a scaled loss those of the loss; whether one of them overflowed."""
+        inverse = scale.double().reciprocal().float()
+        held = [p for p in self._held.values() if p.grad is not None]
+        for parameter in held:
+            assert parameter.grad is not None
+            parameter.grad = parameter.grad * inverse.to(parameter.grad.device, parameter.grad.dtype)
+        fine = [p.grad.isfinite().all() for p in held if p.grad is not None]
+        return torch.tensor(float(bool(fine) and not bool(torch.stack(fine).all())))
+
+    def _stamps(self) -> dict[str, tuple[int, int]]:
+        """What changes when a parameter is written, without a look at its values."""
+        return {name: (p._version, p.data_ptr()) for name, p in self._held.items()}
+
+    def _check(self, stamps: Mapping[str, tuple[int, int]]) -> None:
+        """See that the step has left the parameters to the optimiser."""
+        now = self._stamps()
+        written = [name for name, stamp in stamps.items() if now[name] != stamp]
+        if written:
+            raise NotAChain(WRITTEN.format(some(written)))
+
+    def _arrive(self, params: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._held.items():
+                parameter.copy_(params[name])
 
     def _moved(self, batch: Any) -> Any:
         """A batch on the system's device."""
-        batch, system = self._terms.convert(batch), self.system
+        batch = self._terms.convert(batch)
         for hook, more in (
             ("on_before_batch_transfer", (0,)),
             ("transfer_batch_to_device", (self._device, 0)),
             ("on_after_batch_transfer", (0,)),
         ):
-            if hasattr(system, hook):
-                batch = getattr(system, hook)(batch, *more)
+            data = self.view.datamodule
+            brings = self.system if data is None or owner(data, hook) is None else data
+            if hasattr(brings, hook):
+                batch = getattr(brings, hook)(batch, *more)
         return batch
 
     def _clear(self) -> None:
-        for parameter in (*self._held.values(), *self._others):
+        for parameter in (*self._held.values(), *self.untrained.values()):
             parameter.grad = None
 
     @contextmanager
@@ -186,18 +289,3 @@ class Replica:
         finally:
             del system.log
             system.trainer = before
-
-
-def _optional(system: Any, hook: str, *args: Any) -> None:
-    if hasattr(system, hook):
-        getattr(system, hook)(*args)
-
-
-def _unscale(grads: dict[str, Tensor], scale: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Gradients of the loss from those of the scaled loss; zeros, and a note, where they overflowed."""
-    inverse = scale.double().reciprocal().float()
-    grads = {name: grad * inverse.to(grad.device, grad.dtype) for name, grad in grads.items()}
-    fine = all(bool(grad.isfinite().all()) for grad in grads.values())
-    if not fine:
-        grads = {name: torch.zeros_like(grad) for name, grad in grads.items()}
-    return grads, torch.tensor(float(not fine))

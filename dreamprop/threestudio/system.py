@@ -8,7 +8,7 @@ scaler. Schedules follow from the step. What a step draws comes from (seed, step
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,8 @@ from dreamprop.buffers import distance
 from dreamprop.process import Group
 from dreamprop.state import Drift, State
 from dreamprop.stepper import Stepper
+from dreamprop.threestudio import hooks
+from dreamprop.threestudio.chain import NotAChain
 from dreamprop.threestudio.copies import frozen_networks, meeting_points
 from dreamprop.threestudio.meeting import Meeting
 from dreamprop.threestudio.parts import NUMBERS, after, numbers_distance
@@ -43,7 +45,7 @@ class Threestudio:
         trainer: the real one, for what a system may ask of it.
 
     Raises:
-        ValueError: the system cannot be run as a chain; one line says why.
+        NotAChain: the system cannot be run as a chain; one line says why.
     """
 
     boundaries: tuple[int, ...] = ()
@@ -59,11 +61,12 @@ class Threestudio:
         datamodule: Any = None,
         trainer: Any = None,
     ) -> None:
+        hooks.check(system)
         self.terms, self.seed, self.system = terms or Terms(), seed, system
         optimizer, scheduler = made or optimizers(system)
         names, labels = groups_of(system, optimizer)
         self.stepper = Stepper(optimizer, scheduler, names, labels)
-        view = View(loader, datamodule, trainer)
+        view = View(loader, datamodule, trainer, self.stepper)
         self.names = [name for group in names for name in group]
         """The parameters that are trained."""
         self.replica = Replica(system, loader, self.names, self.terms, seed, view)
@@ -139,6 +142,25 @@ class Threestudio:
         self.logged[state.step] = {k[len(LOG) :]: v for k, v in aux.items() if k.startswith(LOG)}
         return State(params, moments, buffers, state.step + 1)
 
+    def arrived(self, state: State, drift: Drift) -> dict[str, Tensor]:
+        """The parameters behind a step; nothing is logged."""
+        logged = dict(self.logged)
+        params = self.update(state, drift).params
+        self.logged = logged
+        return params
+
+    @property
+    def replicas(self) -> Sequence[Replica]:
+        """The copies of the system that steps are evaluated on, the system itself first."""
+        return self._replicas
+
+    def witness(self) -> Replica | None:
+        """A copy of the system as it is now, for comparison; ``None`` where it cannot be copied."""
+        try:
+            return self.replica.copy(frozen_networks(self.system, self.replica.trained))
+        except Exception:  # whatever its parts raise: `_meet` tells
+            return None
+
     def predict(self, state: State) -> State:
         """One step along the momentum; buffers stay, and the scaler counts a step that did not overflow."""
         params, moments = self.stepper.predict(state.params, state.moments, state.step)
@@ -170,6 +192,11 @@ class Threestudio:
         """Put the system into a state, as if it had been trained up to it."""
         self.replica.write(state)
 
+    def occupied(self, state: State) -> int | None:
+        """Cells that the occupancy grids of a state say are occupied; None where there is no grid."""
+        grids = [grid.sum() for name, grid in state.buffers.items() if name.endswith("binaries")]
+        return int(torch.stack(grids).sum()) if grids else None
+
     def take_log(self, step: int) -> list[tuple[int, dict[str, float]]]:
         """What was logged in steps before this one and not yet taken, in order."""
         due = [t for t in sorted(self.logged) if t < step]
@@ -184,10 +211,10 @@ def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, An
         made: what it gave earlier.
 
     Raises:
-        ValueError: there are several, or the schedule needs more than the step.
+        NotAChain: there are several, or the schedule needs more than the step.
     """
     if not getattr(system, "automatic_optimization", True):
-        raise ValueError(
+        raise NotAChain(
             "system must leave the optimiser to the trainer, got automatic_optimization = False; it steps "
             "optimisers inside training_step, so a step is no function of its state: run it in threestudio"
         )
@@ -195,7 +222,7 @@ def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, An
     if isinstance(made, torch.optim.Optimizer):
         return made, None
     if not isinstance(made, Mapping):
-        raise ValueError(
+        raise NotAChain(
             f"configure_optimizers must give one optimiser, got {type(made).__name__}; run it in threestudio"
         )
     plan = made.get("lr_scheduler")
@@ -206,7 +233,7 @@ def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, An
     if plan.get("interval", "epoch") == "epoch":
         return made["optimizer"], None
     if int(plan.get("frequency", 1)) != 1:
-        raise ValueError(f"scheduler frequency must be 1, got {plan['frequency']}; run it in threestudio")
+        raise NotAChain(f"scheduler frequency must be 1, got {plan['frequency']}; run it in threestudio")
     return made["optimizer"], plan["scheduler"]
 
 
@@ -214,7 +241,7 @@ def groups_of(system: Any, optimizer: torch.optim.Optimizer) -> tuple[list[list[
     """Names of the parameters in an optimiser's groups, and labels of the groups.
 
     Raises:
-        ValueError: a parameter is not the system's.
+        NotAChain: a parameter is not the system's.
     """
     by_id = {id(p): name for name, p in system.named_parameters()}
     names: list[list[str]] = []
@@ -223,16 +250,10 @@ def groups_of(system: Any, optimizer: torch.optim.Optimizer) -> tuple[list[list[
         label = str(group.get("name", index))
         missing = sum(id(p) not in by_id for p in group["params"])
         if missing:
-            raise ValueError(
+            raise NotAChain(
                 f"optimiser group {label!r} must hold parameters of the system, got {missing} others; "
                 "they would not be saved in a checkpoint either"
             )
         names.append([by_id[id(p)] for p in group["params"]])
         labels.append(label if label not in labels else f"{label}.{index}")
     return names, labels
-
-
-def untrained(system: Any, names: Iterable[str]) -> list[str]:
-    """Parameters of a system that its optimiser does not hold."""
-    held = set(names)
-    return [name for name, _ in system.named_parameters() if name not in held]

@@ -16,10 +16,10 @@ from dreamprop.config import InputError
 from dreamprop.outcome import Outcome
 from dreamprop.ranks import Ranks
 from dreamprop.settings import ParallelConfig
-from dreamprop.threestudio import build
+from dreamprop.threestudio import build, hub, limits
 from dreamprop.threestudio.compat import install
+from dreamprop.threestudio.words import theirs, told
 from dreamprop.upstream.compare import compare
-from dreamprop.upstream.errors import theirs, told
 from dreamprop.upstream.run import Run, prompt_of
 
 VERBS = ("train", "compare", "validate", "test", "export")
@@ -45,7 +45,7 @@ def launch(given: Namespace) -> int:
         )
     arguments = [*given.overrides, *([f"resume={given.resume}"] if given.resume else [])]
     device = _device(given)
-    root = given.threestudio
+    root = given.threestudio.resolve() if given.threestudio else None
     config = given.config.resolve()
     with theirs():
         report = crew.together(ranks, lambda: told(lambda: install(root, device)))
@@ -57,13 +57,17 @@ def launch(given: Namespace) -> int:
         build.extensions(Path("custom"))
         read = build.read(config, arguments, n_gpus=ranks.size)
     block = configs.build(ParallelConfig, configs.merge(ParallelConfig, [read.parallel]))
+    if verb in ("train", "compare"):
+        limits.check(read.studio)
+    crew.together(ranks, lambda: hub.check(read.studio))
+    given.config, given.threestudio, given.overrides = config, root, arguments
     if verb == "compare":
-        return _compare(config, read.studio, block, device, ranks)
-    run = Run(config, read.studio, block, device, Ranks(timeout=block.timeout), sequential=given.baseline)
+        return _compare(given, read.studio, block, device, ranks)
+    run = Run(given, read.studio, block, device, Ranks(timeout=block.timeout), sequential=given.baseline)
     return run.train() if verb == "train" else run.show(verb)
 
 
-def _compare(path: Path, studio: Any, block: ParallelConfig, device: torch.device, ranks: Ranks) -> int:
+def _compare(given: Namespace, studio: Any, block: ParallelConfig, device: torch.device, ranks: Ranks) -> int:
     """The runs of a comparison: copies of a config that differ in their folder, their draws and how they are solved."""
     if studio.resume is not None:
         raise InputError(f"--compare starts afresh, got resume={studio.resume}; drop it")
@@ -72,7 +76,9 @@ def _compare(path: Path, studio: Any, block: ParallelConfig, device: torch.devic
         own = copy.deepcopy(studio)
         own.trial_dir = str(place)
         ranks = Ranks(timeout=block.timeout)
-        return Run(path, own, block, device, ranks, sequential=sequential, seed=seed, compared=True).outcome()
+        return Run(
+            given, own, block, device, ranks, sequential=sequential, seed=seed, compared=True
+        ).outcome()
 
     return compare(Path(studio.trial_dir), prompt_of(studio), int(studio.seed), train, ranks)
 

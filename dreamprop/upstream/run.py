@@ -1,10 +1,12 @@
 """One run of a threestudio system: built, solved, tested and summed up."""
 
 import importlib
+import shlex
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ from omegaconf import OmegaConf
 import dreamprop as dp
 from dreamprop import audit, crew, files, parallel
 from dreamprop.config import InputError
+from dreamprop.emptiness import Emptiness
 from dreamprop.interrupt import Guard, Interrupted
 from dreamprop.outcome import Outcome
 from dreamprop.peak import Peak
 from dreamprop.progress import Bar
 from dreamprop.ranks import RankFailed, Ranks, part
+from dreamprop.resume import started
 from dreamprop.roundlog import RoundLog
 from dreamprop.run import STOPS
 from dreamprop.settings import ParallelConfig
@@ -28,13 +32,16 @@ from dreamprop.solution import Round
 from dreamprop.state import State, to
 from dreamprop.summary import versions
 from dreamprop.threestudio import build
-from dreamprop.threestudio.checkpoint import status
+from dreamprop.threestudio.chain import NotAChain
+from dreamprop.threestudio.checkpoint import placed, status
 from dreamprop.threestudio.fit import solved
-from dreamprop.threestudio.purity import check
+from dreamprop.threestudio.purity import Purity, PurityMonitor
+from dreamprop.threestudio.replica import EMPTY
 from dreamprop.threestudio.system import Threestudio
-from dreamprop.upstream.errors import theirs, told
+from dreamprop.threestudio.words import theirs, told
 from dreamprop.upstream.trainer import make_trainer
 from dreamprop.upstream.views import Shown, read_views
+from dreamprop.window import Window
 
 STAGES = ("validation", "test", "predict")
 LOSS = "train/loss"
@@ -45,7 +52,7 @@ class Run:
     """One run of a config, into the trial folder that it names.
 
     Args:
-        path: of the config.
+        given: the command line, its paths absolute.
         studio: threestudio's config.
         block: `parallel` of the config: how the chain is solved.
         device: where.
@@ -58,7 +65,7 @@ class Run:
 
     def __init__(
         self,
-        path: Path,
+        given: Namespace,
         studio: Any,
         block: ParallelConfig,
         device: torch.device,
@@ -69,13 +76,17 @@ class Run:
         compared: bool = False,
     ) -> None:
         self.ranks, self.lead = ranks, ranks.rank == 0
-        self.path, self.studio, self.parallel = path, studio, block
+        self.given, self.studio, self.parallel = given, studio, block
         self.device, self.sequential, self.compared = device, sequential, compared
         self.seed = int(studio.seed) if seed is None else seed
         self.place = Path(studio.trial_dir)
-        self._begun = False
         self._log: RoundLog | None = None
+        self._bar: Bar | None = None
+        self._open = ExitStack()
+        self._purity: PurityMonitor | None = None
+        """Once the first step is about to be taken."""
         self._peak = Peak(device)
+        self._emptiness = Emptiness(0.0, "occupied cells")
         self._losses: dict[str, list[tuple[int, float]]] = {}
         self._views = Shown()
 
@@ -83,24 +94,49 @@ class Run:
         """Train and test; an interrupted run is saved."""
         try:
             self._fit()
-        except STOPS as stop:
+        except (*STOPS, NotAChain) as stop:
             if self.lead:
-                if isinstance(stop, RankFailed):
-                    print(stop.told, file=sys.stderr)
-                kept = self.place / "ckpts" / f"stopped-step={self._trainer.global_step}.ckpt"
-                self._trainer.save_checkpoint(kept)
-                print(f"{stop}\nsaved {kept}; go on with:\n  --train resume={kept}", file=sys.stderr)
+                self._save(stop)
             return 1
-        self._test()
+        summary = self._test()
+        if summary is not None and not self.sequential:
+            print(audit.line(summary["audit"]))
         return 0
+
+    def _save(self, stop: BaseException) -> None:
+        """Keep what was accepted, and say how to go on."""
+        if isinstance(stop, RankFailed):
+            print(stop.told, file=sys.stderr)
+        kept = (self.place / "ckpts" / f"stopped-step={self._trainer.global_step}.ckpt").resolve()
+        self._trainer.save_checkpoint(kept)
+        if isinstance(stop, NotAChain):  # it would stop there again
+            print(f"{stop}; saved {kept}", file=sys.stderr)
+        else:
+            print(f"{stop}\nsaved {kept}; go on with:\n  {self._command(kept)}", file=sys.stderr)
+
+    def _command(self, kept: Path) -> str:
+        """The command that goes on from a checkpoint."""
+        given = self.given
+        words = [*started(self.ranks.size), "--config", str(given.config), "--train"]
+        for flag in ("baseline", "verbose"):
+            words += [f"--{flag}"] if getattr(given, flag) else []
+        for name in ("threestudio", "device", "gpu"):
+            value = getattr(given, name)
+            words += [f"--{name}", str(value)] if value is not None else []
+        more = [word for word in given.overrides if not word.startswith("resume=")]
+        return shlex.join([*words, *more, f"resume={kept}"])
 
     def outcome(self) -> Outcome | None:
         """Train and test; what came out, on the first process.
 
         Raises:
             Interrupted, NonFiniteDrift, RankFailed, RankLost, MemoryError: the run ended early.
+            InputError: a step turned out to be no function of its state.
         """
-        self._fit()
+        try:
+            self._fit()
+        except NotAChain as error:
+            raise InputError(str(error)) from error
         summary = self._test()
         if summary is None or self._log is None:
             return None
@@ -119,23 +155,23 @@ class Run:
         """Validate, test or export."""
         self._make(training=False)
         system, resume = self._system, self.studio.resume
-        with theirs():
+        with theirs(self.studio):
             if resume is not None:  # Lightning restores neither by itself outside fit
                 system.set_resume_status(*status(resume))
         begun: list[int] = []
         self._on(**{f"on_{stage}_batch_start": lambda *_: begun.append(1) for stage in STAGES})
         trainer = self._trainer
         run = {"validate": trainer.validate, "test": trainer.test, "export": trainer.predict}[verb]
-        with theirs(lambda: bool(begun)):
+        with theirs(self.studio, lambda: bool(begun)):
             run(system, datamodule=self._data, ckpt_path=resume)
         return 0
 
     def _make(self, training: bool) -> None:
-        with theirs():
-            made = crew.together(self.ranks, lambda: told(lambda: build.make(self.studio)))
+        with theirs(self.studio):
+            made = crew.together(self.ranks, lambda: told(lambda: build.make(self.studio), self.studio))
             self._data, self._system = made
             self._trainer = make_trainer(
-                self.path, self.studio, self.device, self._system, training=training, lead=self.lead
+                self.given.config, self.studio, self.device, self._system, training=training, lead=self.lead
             )
 
     def _on(self, **hooks: Callable[..., Any]) -> None:
@@ -151,15 +187,22 @@ class Run:
             (self.place / "cmd.txt").write_text("python " + " ".join(sys.argv) + "\n")
             print(f"writing to {self.place}")
         trainer, system = self._trainer, self._system
-        solved(
-            trainer, system, self.seed, self._solve, self._ready, lambda step: int(self.ranks.tell(step)[0])
-        )
-        try:
-            with Guard(), theirs(lambda: self._begun):
-                trainer.fit(system, datamodule=self._data, ckpt_path=self.studio.resume)
-        finally:
-            if self._log is not None:
-                self._log.__exit__(*sys.exc_info())
+        with Guard(), self._open, theirs(self.studio, lambda: self._purity is not None):
+            solved(
+                trainer,
+                system,
+                self.seed,
+                self._solve,
+                self._ready,
+                agree=lambda step: int(self.ranks.tell(step)[0]),
+                share=self._share,
+            )
+            trainer.fit(system, datamodule=self._data, ckpt_path=self.studio.resume)
+        step, last = trainer.global_step, trainer.max_steps
+        if step > last:
+            raise InputError(
+                f"trainer.max_steps must be >= {step}, the step of the checkpoint, got {last}; raise it"
+            )
 
     def _test(self) -> dict[str, Any] | None:
         """Test what was trained; the summary of the run, on the first process."""
@@ -180,63 +223,81 @@ class Run:
     def _ready(self, process: Threestudio, state: State) -> None:
         """Before the first step: whether the system is a chain at all, and can be solved as asked."""
         parallel.check(process, self.parallel, self.ranks)
-        found = check(process, state)
-        if self.lead:
-            print(found.line())
+        monitor = PurityMonitor(process)
+        found = self._agreed(monitor.begin(state))
         if not found.pure:
             raise InputError(found.line())
-        self._begun = True
+        self._purity = monitor
         if self.compared:
             steps = 1 if self.sequential else self.parallel.window
-            self._solution(process, state, min(state.step + steps, self._trainer.max_steps))
+            target = min(state.step + steps, self._trainer.max_steps)
+            self._solution(process, Window((state,)), target, lambda round: None)
             process.commit(state)
             process.logged.clear()
         self._evaluator = (
             "serial" if self.sequential else parallel.evaluator_name(process, self.parallel, self.ranks)
         )
-        self._log = RoundLog(self.place, state.step) if self.lead else None
+        if self.lead:
+            print(found.line())
+            self._log = self._open.enter_context(RoundLog(self.place, state.step))
+            label = "sequential" if self.sequential else f"window {self.parallel.window}"
+            bar = Bar(label, state.step, self._trainer.max_steps, rounds=len(self._log.rows))
+            self._bar = self._open.enter_context(bar)
+
+    def _agreed(self, found: Purity) -> Purity:
+        """What the first process found that found something; all must end together."""
+        told = self.ranks.tell(None if found.pure else asdict(found))
+        return next((Purity(**known) for known in told if known is not None), found)
 
     def _solution(
-        self,
-        process: Threestudio,
-        state: State,
-        target: int,
-        after: Callable[[Round], None] | None = None,
+        self, process: Threestudio, begin: Window, target: int, after: Callable[[Round], None]
     ) -> State:
         """The state at a step, in the way of this run."""
         if self.sequential:
             skip = self.parallel.on_nonfinite
-            return dp.solve_sequential(process, target, on_nonfinite=skip, state=state, callback=after).state
+            return dp.solve_sequential(process, target, on_nonfinite=skip, state=begin, callback=after).state
         options = parallel.solve_options(process, self.parallel, self.ranks)
-        return dp.solve(process, target, state=state, callback=after, **options).state
+        last = int(self._trainer.max_steps)
+        return dp.solve(process, last, state=begin, stop=target, callback=after, **options).state
 
-    def _solve(
-        self, process: Threestudio, state: State, target: int, accept: Callable[[State], None]
-    ) -> State:
-        label = "sequential" if self.sequential else f"window {self.parallel.window}"
+    def _solve(self, process: Threestudio, reached: Any, target: int, accept: Callable[[Any], None]) -> None:
+        monitor, last = self._purity, int(self._trainer.max_steps)
+        assert monitor is not None
 
         def after(round: Round) -> None:
             with guard.hold():
-                (stop,) = self.ranks.any(guard.asked is not None)
-                if stop or round.parts is WHOLE:
-                    accept(round.state)
-                self._tell(process, round.step)
-                if self._log is not None and bar is not None:
+                stop, look = self.ranks.any(guard.asked is not None, monitor.due(round.step, last))
+                if stop or look or round.step == target or round.parts is WHOLE:
+                    accept(round.window)
+                self._tell(process, round)
+                if self._log is not None and self._bar is not None:
                     self._log.add(round)
-                    bar.show(round)
+                    self._bar.show(round)
                 if stop:
                     raise Interrupted(guard.asked)
+            if look and not (found := self._agreed(monitor.look(round.state))).pure:
+                raise NotAChain(found.line())
 
-        shown = Bar(label, state.step, target, rounds=len(self._log.rows)) if self._log else nullcontext()
         # Lightning takes SIGTERM for itself, and would look at it only when this returns
-        with Guard(together=self.ranks.size > 1) as guard, shown as bar, self._peak:
-            self._state = self._solution(process, state, target, after)
-        return self._state
+        with Guard(together=self.ranks.size > 1) as guard, self._peak:
+            begin = Window(reached.states, reached.threshold, reached.trend)
+            self._state = self._solution(process, begin, target, after)
 
-    def _tell(self, process: Threestudio, step: int) -> None:
-        """What the accepted steps logged, to the trainer's loggers."""
+    def _share(self, state: State) -> State:
+        """What the first process's validation has left, on all of them."""
+        if self.ranks.size == 1:
+            return state
+        shared = crew.share(self.ranks, Window((state,)))
+        assert shared is not None
+        return placed(shared.states[0], state)
+
+    def _tell(self, process: Threestudio, round: Round) -> None:
+        """What the accepted steps logged, to the trainer's loggers; and whether anything is left to see."""
         every = int(self.studio.trainer.get("log_every_n_steps", 50))
-        for t, metrics in process.take_log(step):
+        if self.lead and round.step and (occupied := process.occupied(round.known[0])) is not None:
+            self._emptiness.look(round.step, occupied)
+        for t, metrics in process.take_log(round.step):
+            self._emptiness.rendered(t, not metrics.pop(EMPTY, 0))
             for name, value in metrics.items():
                 if name.startswith(LOSS):
                     self._losses.setdefault(name, []).append((t, value))
@@ -265,7 +326,7 @@ class Run:
             "sub_batch": None if alone else block.sub_batch,
             "skipped": self._log.skipped,
             "audit": audit.summary(self._log.audits),
-            "seconds": self._log.laps,
+            "seconds": self._log.laps | {"purity": self._purity.seconds if self._purity else 0.0},
             "peak_memory_bytes": self._peak.bytes,
             "parallel": {"window": 1} if alone else asdict(block),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import dreamprop as dp
 from dreamprop import blocks
 from dreamprop.evaluate.distributed import _digest
-from dreamprop.ranks import join
+from dreamprop.rendezvous import join
 from tests.distributed.cases import CASES, WAYS
 
 RANKS = (1, 2, 3, 4)

@@ -68,6 +68,25 @@ def test_a_stopped_run_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_a_run_stops_where_it_is_told_to(rule: str) -> None:
+    """At the very step, with what lies ahead; there it is within what the rule allows of a run that went past."""
+    make, rounds = toy("Adam", growing=False), []
+    solution = dp.solve(make(), STEPS, 8, stop=7, callback=rounds.append, **RULES[rule])
+    assert solution.state.step == 7 and sum(solution.stats.strides) == 7
+    window = rounds[-1].window
+    assert equal(window.states[0], solution.state)
+    assert len(window.states) > 1, "what lay ahead was thrown away"
+    rest = dp.solve(make(), STEPS, 8, state=window, **RULES[rule])
+    again = dp.solve(make(), STEPS, 8, state=window, stop=STEPS, **RULES[rule])
+    assert rest.state.step == STEPS and equal(rest.state, again.state)
+    exact = dp.solve(make(), STEPS, 8, tolerance=0, stop=7)
+    assert equal(exact.state, dp.solve_sequential(make(), 7).state)
+    for wrong in (6, STEPS + 1):
+        with pytest.raises(ValueError, match="stop must lie in"):
+            dp.solve(make(), STEPS, 8, state=window, stop=wrong)
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_a_sequential_run_goes_on_bit_for_bit(tmp_path: Path, rule: str) -> None:
     assert goes_on(tmp_path, toy("Adam"), 1, every=5, **RULES[rule]) == 0
     path = sorted(tmp_path.glob("*.safetensors"))[7]

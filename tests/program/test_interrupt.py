@@ -41,7 +41,7 @@ def end(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("signum", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGKILL, -9)]
+    ("signum", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGHUP, 1), (signal.SIGKILL, -9)]
 )
 def test_an_interrupted_run_goes_on_to_the_same_result(signum: int, status: int) -> None:
     process = start(TOY_SECONDS="0.05")
@@ -75,3 +75,16 @@ def test_a_signal_waits_for_the_end_of_a_held_block() -> None:
         done.append(True)
     assert done and raised.value.signum == signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_nohup_keeps_a_run_from_a_hangup() -> None:
+    from dreamprop.interrupt import Guard
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Guard():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

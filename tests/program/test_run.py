@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dreamprop import checkpoint
+from dreamprop import mesh as meshes
 from dreamprop.cli import main
+from dreamprop.settings import ExportConfig
 
 Cli = Callable[..., int]
 Refused = Callable[[int], str]
@@ -36,8 +38,7 @@ def same(a: Path, b: Path) -> bool:
 
 def test_a_run_writes_all_it_should(cli: Cli, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("--train") == 0
-    written = {p.name for p in FOLDER.iterdir()} - {"tensorboard"}  # where that is installed
-    assert sorted(written) == [
+    assert sorted({p.name for p in FOLDER.iterdir()} - {"tensorboard"}) == [
         "checkpoints", "config.yaml", "mesh.glb", "mesh.obj", "metrics.csv", "summary.json", "turntable.gif",
         "views.png",
     ]  # fmt: skip
@@ -89,6 +90,46 @@ def test_the_mesh_is_the_level_set_with_its_colours(cli: Cli) -> None:
     assert np.abs(colors - final(FOLDER)["color"].clamp(0, 1).numpy()).max() < 1 / 255
     glb = trimesh.load(FOLDER / "mesh.glb", process=False).to_mesh()
     assert glb.volume == pytest.approx(mesh.volume, rel=1e-4)
+    assert glb.is_watertight and len(glb.vertices) == len(mesh.vertices)
+    assert np.abs(glb.visual.to_color().vertex_colors[:, :3] / 255 - colors[0]).max() < 1 / 255
+
+
+def two_balls(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A red ball on a blue one with a hollow in it, and a crumb beside them."""
+
+    def ball(z: float, radius: float, x: float = 0.0) -> torch.Tensor:
+        return torch.sigmoid((radius - (points - torch.tensor([x, 0.0, z])).norm(dim=-1)) * 60)
+
+    density = 50 * (ball(0.4, 0.35) + ball(-0.4, 0.45) + ball(0.0, 0.06, 0.8)) * (1 - ball(-0.4, 0.2))
+    return density, torch.where(
+        points[:, 2:] > 0, torch.tensor([0.9, 0.1, 0.1]), torch.tensor([0.1, 0.1, 0.9])
+    )
+
+
+def all_colors(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return two_balls(points)[0], (points + 1) / 2
+
+
+@pytest.mark.parametrize(("field", "off"), [(two_balls, 1.5), (all_colors, 12)])
+def test_a_mesh_is_its_largest_part_in_its_colours(field: Callable, off: float, tmp_path: Path) -> None:
+    """Two colours lie in one slice of the texture, all colours in several: between two, vertices are doubled."""
+    made = meshes.extract(field, 1.0, ExportConfig(resolution=48))
+    assert made.is_watertight and made.body_count == 1
+    assert np.abs(made.vertices[:, 0]).max() < 0.6
+    obj, glb = (trimesh.load(path, process=False) for path in meshes.write(tmp_path, made))
+    glb = glb.to_mesh()
+    for mesh in (obj, glb):
+        assert mesh.volume == pytest.approx(made.volume, rel=1e-4)
+    place = torch.from_numpy(np.asarray(glb.vertices[:, [2, 0, 1]], dtype=np.float32))
+    wanted = field(place)[1].clamp(0, 1).numpy() * 255
+    assert np.abs(glb.visual.to_color().vertex_colors[:, :3] - wanted).max() < off
+    assert glb.visual.material.metallicFactor == 0 and glb.visual.material.roughnessFactor == 1
+    if field is two_balls:
+        assert glb.is_watertight and glb.body_count == 1 and len(glb.vertices) == len(obj.vertices)
+    glb.merge_vertices(merge_tex=True, merge_norm=True)
+    assert glb.is_watertight and glb.body_count == 1
+    kept = meshes.extract(field, 1.0, ExportConfig(resolution=48, smallest_part=0.0))
+    assert kept.body_count == 2  # the crumb too, and no hollow
 
 
 def test_a_taken_folder_is_never_overwritten(cli: Cli) -> None:
@@ -184,9 +225,7 @@ def test_compare_writes_a_report(cli: Cli) -> None:
     assert page.count("data:image/gif;base64,") == 3 and page.count("data:image/png;base64,") == 3
     assert "<svg" in page and 'src="http' not in page and "a red sphere" in page
     assert "MiB" in page and "occupied cells" not in page
-    assert (
-        report["accelerated"]["audit"]["count"] >= 1 and "Accelerated run, audit: drifts used" in page
-    )
+    assert report["accelerated"]["audit"]["count"] >= 1 and "Accelerated run, audit: drifts used" in page
     radii = set()
     for key, folder in {
         "baseline": FOLDER / "baseline",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -201,38 +200,51 @@ def fit(
 ) -> torch.optim.Optimizer:
     """Train in place in Lightning's order, one batch fetched ahead; draws are seeded by batch."""
     data = loader()
-    view = SimpleNamespace(train_dataloader=data, global_step=0)
-    system.trainer = view
     made = system.configure_optimizers()
     optimizer, plan = made["optimizer"], made.get("lr_scheduler")
+    view = SimpleNamespace(
+        train_dataloader=data,
+        global_step=0,
+        optimizers=[optimizer],
+        lr_scheduler_configs=[SimpleNamespace(**plan)] if plan else [],
+    )
+    system.trainer = view
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def fetch(index: int) -> Any:
         with seeded(seed, index, CPU, "batch"):
             return data.dataset.collate({})
 
+    def call(hook: str, *args: Any) -> None:
+        getattr(system, hook, lambda *_: None)(*args)
+
     ahead = fetch(0)
     for index in range(steps * accumulate):
         batch, ahead = ahead, fetch(index + 1)
-        with ExitStack() as draws:
-            draws.enter_context(seeded(seed, index, CPU, "step"))
-            system.on_train_batch_start(batch, index)
-            loss = system.training_step(batch, index)["loss"] / accumulate
+        with seeded(seed, index, CPU, "step"):
+            call("on_train_batch_start", batch, index)
+            output = system.training_step(batch, index)
+            loss = output["loss"] / accumulate
+            outcome = output | {"loss": loss.detach().clone()}
             if index % accumulate == 0:
                 optimizer.zero_grad()
-            (loss if scaler is None else scaler.scale(loss)).backward()
-        if (index + 1) % accumulate:
-            continue
-        if scaler is not None:
-            scaler.unscale_(optimizer)
-        if clip:
-            torch.nn.utils.clip_grad_norm_(parameters, clip)
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
-        if plan:
-            plan["scheduler"].step()
-        view.global_step += 1
+            loss = loss if scaler is None else scaler.scale(loss)
+            call("on_before_backward", loss)
+            system.backward(loss) if hasattr(system, "backward") else loss.backward()
+            call("on_after_backward")
+            if (index + 1) % accumulate == 0:
+                if scaler is not None:
+                    scaler.unscale_(optimizer)
+                call("on_before_optimizer_step", optimizer)
+                if clip:
+                    torch.nn.utils.clip_grad_norm_(parameters, clip)
+                if scaler is None:
+                    optimizer.step()
+                else:
+                    scaler.step(optimizer)
+                    scaler.update()
+                if plan:
+                    plan["scheduler"].step()
+                view.global_step += 1
+            call("on_train_batch_end", outcome, batch, index)
     return optimizer

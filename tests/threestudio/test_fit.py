@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 import dreamprop as dp
 from dreamprop.rng import seeded
-from dreamprop.state import State
+from dreamprop.threestudio.chain import NotAChain
+from dreamprop.window import Window
 
 from . import double
 from .double import CPU, System
@@ -22,9 +24,29 @@ SEED = 3
 
 
 class Light(System, lightning.LightningModule):  # type: ignore[misc, name-defined]
-    """The double as Lightning wants it."""
+    """The double as Lightning wants it.
+
+    Args:
+        memory: steps read what the steps before them have left in an attribute, which plain checkpoints do not keep.
+    """
+
+    def __init__(self, memory: bool = False, rate: float = 0.01) -> None:
+        super().__init__(schedule=True)
+        self.heat, self._memory, self.rate = 1.0, memory, rate
+
+    def configure_optimizers(self) -> Any:
+        made = super().configure_optimizers()
+        made["optimizer"].param_groups[1]["weight_decay"] = self.rate
+        return made
+
+    def training_step(self, batch: Any, index: int) -> Any:
+        out = super().training_step(batch, index)
+        if self._memory:
+            self.heat = 0.9 * self.heat + 0.1 * float(torch.tanh(out["loss"].detach()))
+        return {"loss": out["loss"] * self.heat}
 
     def validation_step(self, batch: Any, index: int) -> None:
+        self.do_update_step(0, self.trainer.global_step)
         self.validated = [*getattr(self, "validated", []), self.trainer.global_step]
 
 
@@ -51,12 +73,36 @@ def loader() -> Any:
     return made
 
 
+class Stopped(BaseException):
+    """What ends a run from outside."""
+
+
 def run(
-    place: Path, steps: int, *, solve: bool, resume: Path | None = None, **options: Any
+    place: Path,
+    steps: int,
+    *,
+    solve: bool,
+    resume: Path | None = None,
+    system: Any = None,
+    how: dict[str, Any] | None = None,
+    stop: int | None = None,
+    **options: Any,
 ) -> tuple[Any, Any]:
+    """A system that was fitted, and its trainer.
+
+    Args:
+        place: of the checkpoints.
+        steps: to arrive at.
+        solve: or step.
+        resume: a checkpoint to go on from.
+        system: to fit.
+        how: it is solved; exactly by default.
+        stop: end the run behind the first round that arrives there, and save it.
+        options: of the trainer.
+    """
     from dreamprop.threestudio.fit import solved
 
-    system = Light(schedule=True)
+    system = system or Light()
     keep = lightning.callbacks.ModelCheckpoint(dirpath=place, save_top_k=-1, every_n_train_steps=4)
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -65,19 +111,41 @@ def run(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        val_check_interval=6,
-        callbacks=[keep] if solve else [keep, Seeds()],
-        **options,
+        callbacks=[keep, *options.pop("callbacks", [])] if solve else [keep, Seeds()],
+        **{"val_check_interval": 6, **options},
     )
     if solve:
 
-        def chain(process: Any, state: State, target: int, accept: Any) -> State:
-            return dp.solve(process, target, window=3, tolerance=0, state=state).state
+        def chain(process: Any, reached: Any, target: int, accept: Any) -> None:
+            begun = Window(reached.states, reached.threshold)
+
+            def after(round: Any) -> None:
+                accept(round.window)
+                if stop is not None and round.step >= stop:
+                    raise Stopped
+
+            options: Any = {"window": 3, "tolerance": 0, **(how or {})}
+            dp.solve(process, steps, state=begun, stop=target, callback=after, **options)
 
         solved(trainer, system, SEED, chain, lambda *_: None)
     data = double.loader() if solve else loader()
-    trainer.fit(system, data, [torch.zeros(1)], ckpt_path=resume)
+    try:
+        trainer.fit(system, data, [torch.zeros(1)], ckpt_path=resume)
+    except Stopped:
+        trainer.save_checkpoint(place / "stopped.ckpt")
     return system, trainer
+
+
+def same(one: Any, other: Any) -> None:
+    """Systems and their optimisers, in every bit."""
+    (a, first), (b, second) = one, other
+    assert a.state_dict().keys() == b.state_dict().keys()
+    for name, value in a.state_dict().items():
+        assert torch.equal(value, b.state_dict()[name]), name
+    moments, others = (trainer.optimizers[0].state_dict()["state"] for trainer in (first, second))
+    for key, known in moments.items():
+        assert all(torch.equal(value, others[key][what]) for what, value in known.items())
+    assert a.heat == b.heat
 
 
 @pytest.mark.parametrize(
@@ -97,7 +165,7 @@ def test_solved_is_stepped(options: dict[str, Any], tmp_path: Path) -> None:
     for path in (tmp_path / "a").iterdir():
         a = torch.load(path, weights_only=True)
         b = torch.load(tmp_path / "b" / path.name, weights_only=True)
-        assert a.keys() == b.keys()
+        assert a.keys() == {*b.keys(), "dreamprop"}
         assert a["global_step"] == b["global_step"]
         counters, others = a["loops"]["fit_loop"], b["loops"]["fit_loop"]
         for key in counters.keys() | others.keys():
@@ -116,3 +184,124 @@ def test_going_on_from_a_stepped_checkpoint(tmp_path: Path) -> None:
     whole, _ = run(tmp_path / "whole", 9, solve=False)
     for (name, value), other in zip(ours.state_dict().items(), whole.state_dict().values(), strict=True):
         assert torch.equal(value, other), name
+
+
+FAST: dict[str, dict[str, Any]] = {
+    "step": {"window": 4, "tolerance": 1.0},
+    "paper": {"window": 4, "tolerance": 1.0, "error_rule": "paper", "threshold": 300.0},
+}
+
+
+@pytest.mark.parametrize("rule", FAST)
+def test_an_accelerated_run_goes_on_bit_for_bit(rule: str, tmp_path: Path) -> None:
+    """From where it was stopped, and from a checkpoint on the way: guesses, threshold and attributes are kept."""
+
+    def fit(name: str, **more: Any) -> Any:
+        return run(tmp_path / name, 12, solve=True, system=Light(memory=True), how=FAST[rule], **more)
+
+    whole = fit("whole")
+    fit("part", stop=6)
+    stopped = tmp_path / "part" / "stopped.ckpt"
+    on_the_way = tmp_path / "whole" / "epoch=0-step=8.ckpt"
+    for path in (stopped, on_the_way):
+        kept = torch.load(path, weights_only=True)
+        assert 6 <= kept["global_step"] < 12 and len(kept["dreamprop"]["ahead"]) > 0
+        assert (kept["dreamprop"]["threshold"] is None) == (rule == "step")
+        same(fit(path.stem, resume=path), whole)
+        del kept["dreamprop"]  # without it, it is another run
+        torch.save(kept, tmp_path / "without.ckpt")
+        ours, _ = fit("without", resume=tmp_path / "without.ckpt")
+        assert not torch.equal(ours.background.weight, whole[0].background.weight)
+
+
+def test_windows_cross_what_is_due(tmp_path: Path) -> None:
+    """A validation on the way cuts no window: the steps behind it are guessed already when they are solved."""
+    seen: list[int] = []
+    ahead: list[int] = []
+
+    class Watches(Light):
+        def on_validation_end(self) -> None:
+            seen.append(self.trainer.global_step)
+            ahead.append(len(self.trainer.fit_loop.epoch_loop.reached.states) - 1)
+
+    run(tmp_path, 12, solve=True, system=Watches(), how=FAST["step"], val_check_interval=3)
+    assert seen == [3, 6, 9, 12]
+    assert max(ahead[:-1]) > 0 and ahead[-1] == 0
+
+
+def test_the_guesses_of_another_system_are_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "part", 12, solve=True, how=FAST["step"], stop=6)
+    other = Light()
+    other.geometry.encoding.width = 1.5
+    ours, _ = run(tmp_path / "rest", 12, solve=True, system=other, resume=tmp_path / "part" / "stopped.ckpt")
+    assert "the system is made with other numbers than it was" in capsys.readouterr().err
+    assert ours.geometry.encoding.width == 1.6  # as its own schedule left it
+
+
+class Meddles(Light):
+    """Changes what training reads, while it validates."""
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        super().validation_step(batch, index)
+        self.heat *= 0.5
+        with torch.no_grad():
+            self.background.weight.mul_(0.5)
+
+
+def test_what_validation_changes_counts(tmp_path: Path) -> None:
+    ours = run(tmp_path / "a", 10, solve=True, system=Meddles(), val_check_interval=3)
+    same(ours, run(tmp_path / "b", 10, solve=False, system=Meddles(), val_check_interval=3))
+    assert ours[0].heat == 0.5**3
+
+
+class Cools(Light):
+    def on_validation_end(self) -> None:
+        self.trainer.optimizers[0].param_groups[0]["lr"] = 1e-4
+
+
+def test_a_rate_that_is_set_between_the_steps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        NotAChain, match=r"lr of the optimiser's group geometry must be .* at step 6"
+    ) as caught:
+        run(tmp_path / "a", 10, solve=True, system=Cools())
+    assert "\n" not in str(caught.value)
+
+
+def test_options_of_a_checkpoint_that_are_not_those_of_the_config_are_refused(tmp_path: Path) -> None:
+    """Lightning would go on with those of the checkpoint, whatever the config says."""
+    run(tmp_path / "first", 4, solve=False)
+    [kept] = (tmp_path / "first").iterdir()
+    words = "weight_decay of the optimiser's group background must be 0.02 at step 4"
+    with pytest.raises(NotAChain, match=re.escape(words)):
+        run(tmp_path / "then", 9, solve=True, system=Light(rate=0.02), resume=kept)
+
+
+def test_a_callback_of_the_steps_is_refused(tmp_path: Path) -> None:
+    class Watches(Light):
+        def configure_callbacks(self) -> Any:
+            return [Seeds()]
+
+    with pytest.raises(NotAChain, match=r"got Seeds.on_train_batch_start") as caught:
+        run(tmp_path / "a", 4, solve=True, system=Watches())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_of_epochs_is_shown_as_it_is(tmp_path: Path) -> None:
+    """Its epoch never ends; and what Lightning's own methods give is the step's."""
+    seen: list[Any] = []
+
+    class Epochs(Light):
+        def configure_optimizers(self) -> Any:
+            made = super().configure_optimizers()
+            made["lr_scheduler"]["interval"] = "epoch"
+            return made
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            group = self.optimizers().param_groups[0]
+            seen.append((self.lr_schedulers().last_epoch, group["lr"], self.trainer.global_step == index))
+            return super().training_step(batch, index)
+
+    run(tmp_path / "a", 4, solve=True, system=Epochs())
+    assert set(seen) == {(0, 0.002, True)}

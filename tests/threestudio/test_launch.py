@@ -5,9 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,26 +72,51 @@ def checkout(folder: Path) -> Path:
     made = folder / "checkout"
     if not made.exists():
         made.mkdir()
-        for name in ("threestudio", "extern", "load", "custom"):
+        for name in ("threestudio", "extern", "load"):
             (made / name).symlink_to(Path(upstream.ROOT) / name)
+        (made / "custom").mkdir()
+        shutil.copy(Path(__file__).with_name("extension.py"), made / "custom")
     return made
 
 
-def launch(folder: Path, *arguments: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment["OMP_WAIT_POLICY"] = "passive"  # where several are used on a busy machine, waiting takes no core
+def launch(
+    folder: Path,
+    *arguments: str,
+    ranks: int = 1,
+    meanwhile: Callable[[subprocess.Popen[str]], None] | None = None,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    return subprocess.run(
-        [
-            *(sys.executable, *(several if ranks > 1 else ())),
-            *(str(LAUNCH), "--threestudio", str(checkout(folder)), *arguments),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-        timeout=300,
+    command = [
+        sys.executable,
+        *(several if ranks > 1 else ()),
+        str(LAUNCH),
+        "--threestudio",
+        str(checkout(folder)),
+    ]
+    return run([*command, *arguments], folder, meanwhile, **variables)
+
+
+def run(
+    command: list[str],
+    folder: Path,
+    meanwhile: Callable[[subprocess.Popen[str]], None] | None = None,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
+    own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    own["OMP_WAIT_POLICY"] = (
+        "passive"  # where several threads are used on a busy machine, waiting takes no core
     )
+    environment = {**os.environ, **own, **variables}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as process:
+        try:
+            if meanwhile is not None:
+                meanwhile(process)
+            out, err = process.communicate(timeout=600)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def small(folder: Path, *more: str) -> list[str]:
@@ -137,22 +169,27 @@ def test_a_run_writes_what_threestudio_writes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ("system.geometry_type=foo", "KeyError: 'foo'"),
+        ("system.geometry_type=foo", "system.geometry_type must be registered with threestudio, got 'foo'"),
         (
             "trainer.max_stepz=3",
-            "TypeError: Trainer.__init__() got an unexpected keyword argument 'max_stepz'",
+            "trainer.max_stepz is no setting of Lightning's trainer; did you mean max_steps",
         ),
-        ("system.nonsense=3", "got an unexpected keyword argument 'nonsense'"),
+        ("trainer.max_steps=null", "trainer.max_steps must be an integer > 0, got none"),
+        ("system.nonsense=3", "system.nonsense is not known to threestudio"),
         ("parallel.window=0", "parallel.window must be >= 1"),
         ("system.renderer.estimator=proposal", "its network is trained inside the step"),
+        ("system_type=warm-up-system", "optimizer_step must be Lightning's own, got WarmUp.optimizer_step"),
+        ("system_type=forgetful-system", "a step must give the same twice, got another geometry.encoding"),
     ],
 )
-def test_what_is_refused_there_is_refused_here(wrong: str, words: str, folder: Path) -> None:
+def test_what_cannot_be_run_is_refused_in_a_line(wrong: str, words: str, folder: Path) -> None:
     done = launch(folder, *small(folder, "tag=wrong", wrong), "--train")
     assert done.returncode == 2, done.stderr
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and words in told[0]
     assert "Traceback" not in done.stderr
+    assert (done.stdout + done.stderr).count(words) == 1
+    assert "dreamprop." not in done.stderr and "threestudio." not in told[0]
 
 
 @upstream.needs_checkout
@@ -181,3 +218,72 @@ def test_two_processes_share_a_run(folder: Path, layout: str) -> None:
     assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
     assert json.loads((place / f"{layout}2" / "summary.json").read_text())["world_size"] == 2
     assert (place / f"{layout}2" / "save" / "it8-test.mp4").is_file()
+
+
+@upstream.needs_checkout
+def test_memory_that_wakes_later_ends_the_run(folder: Path) -> None:
+    """In a line, with what was accepted on the disk."""
+    more = ("tag=sleepy", "system_type=sleepy-system", "trainer.max_steps=12")
+    done = launch(folder, *small(folder, *more), "--train", "parallel.window=2", "parallel.tolerance=0")
+    assert done.returncode == 1, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if "must be a function of its state" in line]
+    assert line.startswith("step ") and "steps also write losses" in line
+    assert Path(line.rpartition("saved ")[2]).is_file()
+    assert "Traceback" not in done.stderr
+
+
+@upstream.needs_checkout
+def test_without_weights_or_a_hub_the_error_comes_at_once(folder: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls, and never answers
+        hub = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = launch(
+            folder,
+            *small(folder, "tag=far", "system.guidance.pretrained_model_name_or_path=somebody/model"),
+            "--train",
+            HF_HUB_OFFLINE="0",
+            HF_ENDPOINT=hub,
+            HF_HOME=str(tmp_path),
+        )
+    assert done.returncode == 2, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "system.guidance.pretrained_model_name_or_path must be a folder" in line
+    assert f"got somebody/model, which is not in {tmp_path}" in line and f"{hub} does not answer" in line
+    assert "Retrying" not in done.stderr
+
+
+@upstream.needs_checkout
+def test_a_stopped_run_goes_on_by_the_command_it_prints(folder: Path) -> None:
+    """To the same bits, accelerated, as if it had never stopped."""
+    pytest.importorskip("imageio_ffmpeg", reason="threestudio's videos need imageio-ffmpeg")
+    steps = (
+        "trainer.max_steps=20",
+        "parallel.window=3",
+        "data.n_test_views=1",
+        "data.eval_width=8",
+        "data.eval_height=8",
+    )
+    whole = launch(folder, *small(folder, "tag=whole", *steps), "--train")
+    assert whole.returncode == 0, whole.stderr
+    assert "window 3: step 20/20" in whole.stderr and "/10" not in whole.stderr
+    place = folder / "outputs" / "dreamfusion-sd"
+    rows = place / "part" / "metrics.csv"
+
+    def stop(process: subprocess.Popen[str]) -> None:
+        while not rows.is_file() or len(rows.read_text().splitlines()) < 4:
+            assert process.poll() is None, "it ended before it could be stopped"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+
+    stopped = launch(folder, *small(folder, "tag=part", *steps), "--train", meanwhile=stop)
+    assert stopped.returncode == 1, stopped.stderr
+    printed = shlex.split(stopped.stderr.splitlines()[-1])
+    assert printed[:2] == ["python", "launch.py"]
+    assert "system.prompt_processor.prompt=a red torus" in printed
+    kept = torch.load(printed[-1].removeprefix("resume="), weights_only=True)
+    assert 0 < kept["global_step"] < 20 and kept["dreamprop"]["ahead"]
+    again = run([sys.executable, str(LAUNCH), *printed[2:]], Path.home())
+    assert again.returncode == 0, again.stderr
+    one, two = (
+        torch.load(place / tag / "ckpts" / "last.ckpt", weights_only=True) for tag in ("whole", "part")
+    )
+    assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import dreamprop as dp
 from dreamprop.rng import seeded
 from dreamprop.state import State
+from dreamprop.window import Window
 
 from . import upstream
 
@@ -21,7 +23,15 @@ pytestmark = upstream.needs_checkout
 
 
 def lightning(
-    studio: Any, steps: int, *, resume: Path | None = None, chain: bool = False, **options: Any
+    studio: Any,
+    steps: int,
+    *,
+    resume: Path | None = None,
+    chain: bool = False,
+    how: dict[str, Any] | None = None,
+    kept: Path | None = None,
+    told: Callable[[Any], None] = lambda window: None,
+    **options: Any,
 ) -> tuple[Any, Any]:
     """The system after steps of a real `Trainer`, its draws seeded as those of the chain are.
 
@@ -30,6 +40,9 @@ def lightning(
         steps: to arrive at.
         resume: a checkpoint to go on from.
         chain: let the steps be solved, as a run of ours does.
+        how: they are solved; exactly by default.
+        kept: where to save a run that is ended.
+        told: of what is accepted in each round; what it raises ends the run.
         options: of the trainer.
     """
     import pytorch_lightning as pl
@@ -79,11 +92,23 @@ def lightning(
     )
     if chain:
 
-        def solve(process: Any, state: State, target: int, accept: Any) -> State:
-            return dp.solve(process, target, window=2, tolerance=0, state=state).state
+        def solve(process: Any, reached: Any, target: int, accept: Any) -> None:
+            begun = Window(reached.states, reached.threshold)
+
+            def after(round: Any) -> None:
+                accept(round.window)
+                told(round.window)
+
+            exactly: Any = {"window": 2, "tolerance": 0}
+            dp.solve(process, steps, state=begun, stop=target, callback=after, **(how or exactly))
 
         solved(trainer, system, seed, solve, lambda *_: None)
-    trainer.fit(system, datamodule=data, ckpt_path=resume)
+    try:
+        trainer.fit(system, datamodule=data, ckpt_path=resume)
+    except Exception:
+        if kept:
+            trainer.save_checkpoint(kept)
+        raise
     assert trainer.global_step == steps
     return system, trainer
 
@@ -152,3 +177,57 @@ def test_checkpoints_go_both_ways(first: str, name: str, folder: Path) -> None:
         assert plan.scheduler.last_epoch == 9
     rates = [group.step for group in process.groups(9).values()]
     assert [group["lr"] for group in trainer.optimizers[0].param_groups] == rates
+
+
+BUSY = [
+    "system_type=busy-system",
+    "system.optimizer.params.geometry.lr=0.01",
+    "system.optimizer.params.background.lr=0.002",
+    "system.scheduler.name=SequentialLR",
+    "system.scheduler.interval=step",
+    "system.scheduler.milestones=[4]",
+    "system.scheduler.schedulers=[{name: LinearLR, args: {start_factor: 0.1, total_iters: 4}},"
+    " {name: ExponentialLR, args: {gamma: 0.9}}]",
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}], ids=["plain", "accumulate"])
+def test_an_extension_with_hooks_is_the_trainer_bit_for_bit(options: dict[str, Any], folder: Path) -> None:
+    """It reads its rates and its step, writes gradients and attributes, and wakes late."""
+    from . import extension  # noqa: F401, registers it
+
+    studio = upstream.studio("dreamfusion-sd", folder, *BUSY)
+    stepped, trainer = lightning(studio, 8, **options)
+    solved, other = lightning(studio, 8, chain=True, **options)
+    for name, value in stepped.state_dict().items():
+        assert torch.equal(value, solved.state_dict()[name]), name
+    assert [g["lr"] for g in trainer.optimizers[0].param_groups] == [
+        g["lr"] for g in other.optimizers[0].param_groups
+    ]
+    assert stepped._losses == solved._losses and torch.equal(stepped.trace, solved.trace)
+
+
+def test_an_accelerated_run_goes_on_bit_for_bit(folder: Path) -> None:
+    """Stopped behind a round, or gone on with from a checkpoint on the way."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(window: Any) -> None:
+        if window.states[0].step >= 6:
+            raise Stopped
+
+    studio = upstream.studio("dreamfusion-sd", folder)
+    how: dict[str, Any] = {"window": 4, "evaluator": "batched"}
+    whole, trainer = lightning(studio, 12, chain=True, how=how)
+    kept = folder / "stopped.ckpt"
+    with pytest.raises(Stopped):
+        lightning(studio, 12, chain=True, how=how, kept=kept, told=stop)
+    saved = torch.load(kept, weights_only=True)
+    assert len(saved["dreamprop"]["ahead"]) > 0
+    rest, other = lightning(studio, 12, chain=True, how=how, resume=kept)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, rest.state_dict()[name]), name
+    one, two = (t.optimizers[0].state_dict()["state"] for t in (trainer, other))
+    assert all(torch.equal(v, two[i][what]) for i, moments in one.items() for what, v in moments.items())
+    lightning(studio, saved["global_step"] + 1, resume=kept)  # plain threestudio passes our entry over

@@ -1,0 +1,96 @@
+"""DreamFusion by what it shows: the accelerated run ends where the sequential one does, with its defaults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreamprop.guidance.sds import Draw
+from dreamprop.methods import dreamfusion
+from dreamprop.methods.config import (
+    BackgroundConfig,
+    DataConfig,
+    GeometryConfig,
+    RendererConfig,
+    SystemConfig,
+)
+from dreamprop.scenes import cameras
+from dreamprop.scenes.field import stack
+from dreamprop.state import State
+from tests.ball import Ball
+from tests.results import Shown, judge
+
+STEPS, SIDE = 64, 24
+DISTANCE, FOVY = 2.4, 47.0
+NOISE, STRENGTH = 0.5, 10.0
+"""Of what is added to the ball's picture, and of its pull beside the other losses."""
+
+
+class Pull:
+    """Score distillation's interface; what it wants is a ball, with noise on it."""
+
+    def __init__(self) -> None:
+        self.ball = Ball()
+
+    def draw(self, count: int, step: int, generator: torch.Generator) -> Draw:
+        noise = torch.randn((count, 3, SIDE, SIDE), generator=generator)
+        return Draw(torch.zeros(count, dtype=torch.int64), noise, None)
+
+    def resize(self, pictures: Tensor) -> Tensor:
+        return pictures
+
+    def target(self, elevation: Tensor, azimuth: Tensor, side: int) -> Tensor:
+        """The ball's pictures [N, 3, side, side] from around it."""
+        distance, fovy = torch.full_like(elevation, DISTANCE), torch.full_like(elevation, FOVY)
+        origins, towards = cameras.rays(cameras.orbit(elevation, azimuth, distance, fovy), side, side)
+        seen = self.ball(origins[:, None].expand_as(towards), towards)
+        return seen.view(-1, side, side, 3).permute(0, 3, 1, 2)
+
+    def gradient(
+        self, pictures: Tensor, elevation: Tensor, azimuth: Tensor, draw: Draw, steps: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        wanted = self.target(elevation, azimuth, SIDE) + NOISE * draw.noise
+        return pictures, STRENGTH * (pictures - wanted).detach()
+
+
+def show(process: dreamfusion.DreamFusion, state: State) -> Shown:
+    views = process.render_views(state, num_views=6, width=SIDE, height=SIDE)
+    azimuth = torch.arange(6) * 60.0
+    wanted = process.guidance.target(torch.full_like(azimuth, 15.0), azimuth, SIDE)  # type: ignore[attr-defined]
+    renderer = process.system.renderer
+    density = -math.log1p(-renderer.prune_alpha) * renderer.num_samples_per_ray / (2 * process.bound)
+    occupied = process.field.occupied(stack([state.params]), stack([state.buffers]), density)
+    assert occupied is not None and not occupied.all()
+    return Shown(views, float((views - wanted).square().mean()), {"occupied": int(occupied.sum())})
+
+
+@pytest.mark.parametrize("kind", ["volume-grid", "implicit-volume"])
+def test_a_method_by_its_result(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dreamfusion, "_guidance", lambda *_: Pull())
+    data = DataConfig(
+        batch_size=1,
+        width=SIDE,
+        height=SIDE,
+        camera_distance_range=[DISTANCE, DISTANCE],
+        fovy_range=[FOVY, FOVY],
+    )
+    system: dict[str, Any] = {
+        "geometry": GeometryConfig(resolution=20, density_blob_scale=10.0),
+        "background_type": "solid-color-background",
+        "background": BackgroundConfig(color=[0.5, 0.5, 0.5]),
+        "renderer": RendererConfig(num_samples_per_ray=16, eval_num_samples_per_ray=48),
+    }
+
+    def make(seed: int) -> dreamfusion.DreamFusion:
+        return dreamfusion.DreamFusion(
+            data, SystemConfig(geometry_type=kind, **system), seed=seed, max_steps=STEPS
+        )
+
+    judged = judge(make, show, STEPS)
+    print(judged.line(kind))
+    judged.check()
