@@ -103,7 +103,11 @@ def run(
     meanwhile: Callable[[subprocess.Popen[str]], None] | None = None,
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
+    own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    own["OMP_WAIT_POLICY"] = (
+        "passive"  # where several threads are used on a busy machine, waiting takes no core
+    )
+    environment = {**os.environ, **own, **variables}
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as process:
         try:
