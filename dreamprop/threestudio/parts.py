@@ -27,7 +27,8 @@ NUMBERS = "attributes"
 """The buffer of all numbers, [N, 2]: kind and value."""
 TENSOR = "attribute."
 """A carried tensor is the buffer ``attribute.<path>``."""
-SKIPPED = {"training", "trainer", "dataset", "device", "cfg"}
+SKIPPED = {"training", "trainer", "dataset", "device", "cfg", "_hparams", "_hparams_initial", "_hparams_name"}
+"""Attributes that are no memory: what others put there, and what Lightning makes when it is asked for it."""
 
 
 def updateable(thing: Any) -> bool:
