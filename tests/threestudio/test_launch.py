@@ -142,7 +142,7 @@ def test_a_run_writes_what_threestudio_writes(folder: Path) -> None:
             "TypeError: Trainer.__init__() got an unexpected keyword argument 'max_stepz'",
         ),
         ("system.nonsense=3", "got an unexpected keyword argument 'nonsense'"),
-        ("parallel.window=0", "parallel.window must be >= 1"),
+        ("parallel.window=0", "parallel.window must be a whole number >= 1"),
         ("system.renderer.estimator=proposal", "its network is trained inside the step"),
     ],
 )
