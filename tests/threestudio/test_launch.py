@@ -175,7 +175,7 @@ def test_a_run_writes_what_threestudio_writes(folder: Path) -> None:
             "trainer.max_stepz is no setting of Lightning's trainer; did you mean max_steps",
         ),
         ("trainer.max_steps=null", "trainer.max_steps must be an integer > 0, got none"),
-        ("parallel.window=0", "parallel.window must be >= 1"),
+        ("parallel.window=0", "parallel.window must be a whole number >= 1"),
         ("system.renderer.estimator=proposal", "its network is trained inside the step"),
         ("system_type=warm-up-system", "optimizer_step must be Lightning's own, got WarmUp.optimizer_step"),
         ("system_type=forgetful-system", "steps also write losses, which cannot be put back"),
