@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1] / "dreamprop"
 
 LAYERS: dict[str, int] = {
-    **dict.fromkeys(["state", "rng", "config", "memory", "blocks", "parcel", "ranks"], 0),
+    **dict.fromkeys(
+        ["state", "rng", "config", "files", "interrupt", "memory", "blocks", "parcel", "ranks"], 0
+    ),
     **dict.fromkeys(["process", "optim", "options", "resize", "shards", "stepper", "wrap"], 1),
     **dict.fromkeys(["window", "predict", "rollout", "error", "evaluate"], 2),
     **dict.fromkeys(["solution", "sequential", "picard", "checkpoint"], 3),

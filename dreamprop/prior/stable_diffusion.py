@@ -1,22 +1,24 @@
 """The latent model's architecture: Stable Diffusion's own classes and settings (arXiv:2112.10752), only smaller.
 
-Pictures of 64 x 64 become latents of 4 x 16 x 16; the U-Net predicts the noise and hears the prompt by cross-attention at
-8 x 8 and 4 x 4.
+Pictures of 64 x 64 become latents of 4 x 16 x 16; the U-Net predicts the noise and hears the prompt by cross-attention
+at 8 x 8 and 4 x 4.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -24,6 +26,8 @@ from dreamprop.prior.captions import words
 
 MAX_TOKENS = 24
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+SUFFIX = "</w>"
+"""Ends the last token of a word."""
 SIZE = 64
 """Side of a picture in pixels."""
 SHRINK = 4
@@ -32,36 +36,48 @@ WIDTH = 128
 """Features of a token."""
 
 
-def make_tokenizer(corpus: Sequence[str] | None = None) -> CLIPTokenizer:
-    """CLIP's byte-pair encoding, trained until each word of the corpus (default: the world's words) is one token.
+def byte_pairs(corpus: Sequence[str]) -> list[tuple[str, str]]:
+    """The merges of byte-pair encoding (arXiv:1508.07909) that make each word of a corpus one token.
+
+    The most frequent pair is merged first, the alphabetically first one of several: the result depends on nothing else.
+    """
+    spelled = [[*word[:-1], word[-1] + SUFFIX] for word in sorted(set(corpus))]
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(pair for word in spelled for pair in itertools.pairwise(word)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for word in spelled:
+            i = 0
+            while i < len(word) - 1:
+                if (word[i], word[i + 1]) == best:
+                    word[i : i + 2] = ["".join(best)]
+                i += 1
+    return merges
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """CLIP's byte-pair encoding with merges until each of the world's words is one token.
 
     Every byte is a token, so that any text can be read; words that are not known come out in pieces.
     """
-    suffix = "</w>"
-    trained = Tokenizer(models.BPE(end_of_word_suffix=suffix, continuing_subword_prefix=""))
-    trained.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    pattern = Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")
-    trained.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(pattern, behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(vocab_size=100_000, min_frequency=1, end_of_word_suffix=suffix)
-    trained.train_from_iterator(words() if corpus is None else corpus, trainer)
-    merges = [tuple(m) for m in json.loads(trained.to_str())["model"]["merges"]]
+    merges = byte_pairs(words())
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*bytes_, *(b + suffix for b in bytes_), *("".join(m) for m in merges), BEGIN, END]
+    tokens = [*bytes_, *(b + SUFFIX for b in bytes_), *("".join(m) for m in merges), BEGIN, END]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    with TemporaryDirectory() as folder:  # the class reads CLIP's own two files
-        (Path(folder) / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-        lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
-        (Path(folder) / "merges.txt").write_text("\n".join(lines) + "\n")
+    with TemporaryDirectory() as folder:
+        _write_clip_files(Path(folder), vocab, merges)
         config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS}
         config |= {"bos_token": BEGIN, "eos_token": END, "unk_token": END, "pad_token": END}
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(config))
         made: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
     return made
+
+
+def _write_clip_files(folder: Path, vocab: Mapping[str, int], merges: Sequence[Sequence[str]]) -> None:
+    """Write CLIP's own two files, which every version of transformers reads."""
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def make_scheduler() -> PNDMScheduler:
@@ -139,6 +155,8 @@ def save(
         half.half().save_pretrained(beside / name, safe_serialization=True)  # type: ignore[operator]
     make_scheduler().save_pretrained(beside / "scheduler")
     tokenizer.save_pretrained(beside / "tokenizer")
+    table = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    _write_clip_files(beside / "tokenizer", table["vocab"], table["merges"])
     index = {
         "_class_name": "StableDiffusionPipeline",
         "feature_extractor": [None, None],

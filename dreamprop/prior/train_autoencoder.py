@@ -77,7 +77,7 @@ def train(args: argparse.Namespace) -> None:
 
     folder = out / "autoencoder"
     run(training, loss, folder, steps=args.steps, peak=args.lr, save_minutes=args.save_minutes)
-    fresh = Dataset(build_atlas(FRESH, args.test_views, max(1, args.test_views // 10), LARGE))
+    fresh = Dataset(build_atlas(FRESH, args.test_views, args.test_views // 10, LARGE))
     figures = {"psnr_db": round(psnr(training.average, fresh), 2), "steps": training.step}
     figures |= {"seconds": round(training.seconds), "pictures": training.step * args.batch}
     write_json(folder / "figures.json", figures)

@@ -2,8 +2,8 @@
 
     python -m dreamprop.prior.train_unet --out outputs/stable-diffusion
 
-The loss is the mean squared error of the predicted noise (arXiv:2006.11239, eq. 14), the caption dropped one time in ten
-for classifier-free guidance (arXiv:2207.12598). The draws of a step depend on (seed, step) alone, so a run that is
+The loss is the mean squared error of the predicted noise (arXiv:2006.11239, eq. 14), the caption dropped one time in
+ten for classifier-free guidance (arXiv:2207.12598). The draws of a step depend on (seed, step) alone, so a run that is
 stopped and started again with the same command goes on as if it never stopped. After each checkpoint the averaged
 weights are in `model/`, as a folder of Stable Diffusion's layout.
 """
@@ -142,8 +142,8 @@ def parser() -> argparse.ArgumentParser:
         default=Path("outputs/stable-diffusion"),
         help="folder of the run, with its autoencoder; the same goes on",
     )
-    p.add_argument("--steps", type=int, default=8000, help="optimiser steps in all")
-    p.add_argument("--batch", type=int, default=32, help="latents a step")
+    p.add_argument("--steps", type=int, default=12000, help="optimiser steps in all")
+    p.add_argument("--batch", type=int, default=16, help="latents a step")
     p.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     p.add_argument("--keep", type=float, default=0.999, help="of the averaged weights, at every step")
     p.add_argument("--latents", type=int, default=65536, help="pictures that are encoded, a multiple of 64")

@@ -1,7 +1,7 @@
 """Training that can be stopped at any time and goes on bit for bit: weights, moments and their running average.
 
-A checkpoint is a folder `step-NNNNNNN` with `state.safetensors` and `state.json`, written beside and renamed, so that it
-is there whole or not at all; older ones are removed after it.
+A checkpoint is a folder `step-NNNNNNN` with `state.safetensors` and `state.json`, written beside and renamed, so that
+it is there whole or not at all; older ones are removed after it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreamprop.files import write_json
+from dreamprop.interrupt import Guard, Interrupted
 from dreamprop.prior.train import learning_rate
 
 BETAS = (0.9, 0.99)
@@ -119,6 +120,8 @@ def run(
 ) -> None:
     """Train up to a number of steps in all, from where the latest checkpoint of the folder is.
 
+    SIGINT and SIGTERM end the training after the step that is being taken, with a checkpoint.
+
     Args:
         training: what is trained.
         loss: of a step, whose draws depend on the step alone.
@@ -135,23 +138,35 @@ def run(
     began = last = time.monotonic()
     before, running = training.seconds, 0.0
     count, first = 0, training.step
-    with open(folder / "loss.csv", "a") as log:
-        while training.step < steps:
-            running += training.update(loss(training.step), learning_rate(training.step, steps, peak))
-            count += 1
-            now = time.monotonic()
-            training.seconds = before + now - began
-            if training.step % line_every == 0 or training.step == steps:
-                rate = (training.step - first) / (now - began)
-                left = (steps - training.step) / rate / 60
-                print(
-                    f"step {training.step}/{steps} loss {running / count:.5f}, {rate:.2f} steps/s, "
-                    f"{left:.0f} minutes left",
-                    flush=True,
-                )
-                print(f"{training.step},{running / count:.6f},{training.seconds:.0f}", file=log, flush=True)
-                running, count = 0.0, 0
-            if now - last > 60 * save_minutes or training.step == steps:
-                training.save(folder)
-                saved()
-                last = now
+
+    def keep() -> None:
+        training.save(folder)
+        saved()
+
+    with open(folder / "loss.csv", "a") as log, Guard() as guard:
+        try:
+            while training.step < steps:
+                with guard.hold():
+                    rate = learning_rate(training.step, steps, peak)
+                    running += training.update(loss(training.step), rate)
+                    count += 1
+                    now = time.monotonic()
+                    training.seconds = before + now - began
+                    if training.step % line_every == 0 or training.step == steps:
+                        speed = (training.step - first) / (now - began)
+                        print(
+                            f"step {training.step}/{steps} loss {running / count:.5f}, {speed:.2f} steps/s, "
+                            f"{(steps - training.step) / speed / 60:.0f} minutes left",
+                            flush=True,
+                        )
+                        line = f"{training.step},{running / count:.6f},{training.seconds:.0f}"
+                        print(line, file=log, flush=True)
+                        running, count = 0.0, 0
+                    if now - last > 60 * save_minutes or training.step == steps:
+                        keep()
+                        last = now
+        except Interrupted as signal:
+            with guard.hold():
+                keep()
+            print(f"stopped after step {training.step}; the same command goes on", flush=True)
+            raise SystemExit(128 + (signal.signum or 0)) from None
