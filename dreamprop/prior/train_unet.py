@@ -98,6 +98,7 @@ def train(args: argparse.Namespace) -> None:
             "text_encoder": make_text_encoder(args.seed, tokenizer),
         }
     )
+    both.unet.to(memory_format=torch.channels_last)  # a seventh faster on CPUs
     training = Training(both, keep=args.keep)
     scheduler = DDPMScheduler.from_config(make_scheduler().config)
 
@@ -142,16 +143,16 @@ def parser() -> argparse.ArgumentParser:
         default=Path("outputs/stable-diffusion"),
         help="folder of the run, with its autoencoder; the same goes on",
     )
-    p.add_argument("--steps", type=int, default=12000, help="optimiser steps in all")
+    p.add_argument("--steps", type=int, default=6000, help="optimiser steps in all")
     p.add_argument("--batch", type=int, default=16, help="latents a step")
     p.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     p.add_argument("--keep", type=float, default=0.999, help="of the averaged weights, at every step")
-    p.add_argument("--latents", type=int, default=65536, help="pictures that are encoded, a multiple of 64")
+    p.add_argument("--latents", type=int, default=40960, help="pictures that are encoded, a multiple of 64")
     p.add_argument("--pairs", type=float, default=0.4, help="share of pictures with two objects")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--views", type=int, default=800, help="traced views a shape")
     p.add_argument("--pair-views", type=int, default=60, help="traced views a pair of shapes and relation")
-    p.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128], help="channels of the U-Net")
+    p.add_argument("--widths", type=int, nargs="+", default=[32, 64, 96], help="channels of the U-Net")
     p.add_argument(
         "--autoencoder-widths",
         type=int,

@@ -102,7 +102,9 @@ class Training:
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         for name, p in zip(self.names, self.params, strict=True):
             self.optimizer.state[p] = {"step": torch.tensor(float(self.step))} | {
-                key: state[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")
+                # in the parameter's own memory format
+                key: torch.empty_like(p, requires_grad=False).copy_(state[f"{key}/{name}"])
+                for key in ("exp_avg", "exp_avg_sq")
             }
         return True
 
