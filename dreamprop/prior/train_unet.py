@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreamprop.config import InputError
 from dreamprop.files import write_json
@@ -42,19 +42,30 @@ DROP = 0.1
 """Share of pictures that are shown without a caption."""
 
 
+class Denoiser(nn.Module):
+    """A U-Net and the text encoder that is trained with it."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        """Take both, the U-Net in the memory format that is a seventh faster on CPUs."""
+        super().__init__()
+        self.unet, self.text_encoder = unet.to(memory_format=torch.channels_last), text_encoder
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
+        """The noise [N, C, h, w] predicted in noisy latents at timesteps [N], told token ids [N, L]."""
+        text = self.text_encoder(ids).last_hidden_state
+        found: Tensor = self.unet(noisy, timesteps, text).sample
+        return found
+
+
 def noise_loss(
-    both: nn.Module,
+    denoiser: nn.Module,
     tokenizer: CLIPTokenizer,
     scheduler: DDPMScheduler,
     latents: Latents,
     n: int,
     g: torch.Generator,
 ) -> Tensor:
-    """Mean squared error of the noise predicted in n latents at timesteps spread over all.
-
-    Args:
-        both: `unet` and `text_encoder`.
-    """
+    """Mean squared error of the noise predicted in n latents at timesteps spread over all."""
     z, facts = latents.draw(n, g)
     said = captions(facts, g)
     dropped = (torch.rand(n, generator=g) < DROP).tolist()
@@ -63,8 +74,7 @@ def noise_loss(
     t = ((torch.rand(n, generator=g) + torch.arange(n)) / n * total).long()  # stratified
     noise = torch.randn(z.shape, generator=g)
     noisy = scheduler.add_noise(z, noise, t)
-    text = both.text_encoder(ids).last_hidden_state
-    return F.mse_loss(both.unet(noisy, t, text).sample, noise)
+    return F.mse_loss(denoiser(noisy, t, ids), noise)
 
 
 def trained_autoencoder(out: Path, widths: list[int]) -> AutoencoderKL:
@@ -92,19 +102,13 @@ def train(args: argparse.Namespace) -> None:
     latents = load_latents(path, vae, dataset, args.latents, args.seed, args.bfloat16)
     vae.register_to_config(scaling_factor=latents.scale)
     tokenizer = make_tokenizer()
-    both = nn.ModuleDict(
-        {
-            "unet": make_unet(args.seed, args.widths),
-            "text_encoder": make_text_encoder(args.seed, tokenizer),
-        }
-    )
-    both.unet.to(memory_format=torch.channels_last)  # a seventh faster on CPUs
-    training = Training(both, keep=args.keep)
+    denoiser = Denoiser(make_unet(args.seed, args.widths), make_text_encoder(args.seed, tokenizer))
+    training = Training(denoiser, keep=args.keep)
     scheduler = DDPMScheduler.from_config(make_scheduler().config)
 
     def loss(step: int) -> Tensor:
         g = generator(args.seed, step, "prior/unet")
-        return noise_loss(both, tokenizer, scheduler, latents, args.batch, g)
+        return noise_loss(denoiser, tokenizer, scheduler, latents, args.batch, g)
 
     def saved() -> None:
         smooth = training.average

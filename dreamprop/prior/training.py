@@ -34,8 +34,9 @@ class Training:
         self.module, self.keep = module, keep
         self.average = copy.deepcopy(module).requires_grad_(False)
         self.names = [name for name, _ in module.named_parameters()]
-        self.params = list(module.parameters())
-        self._smoothed = list(self.average.parameters())
+        self.params: list[nn.Parameter] = list(module.parameters())
+        self._weights: list[Tensor] = [*self.params]
+        self._smoothed: list[Tensor] = list(self.average.parameters())
         self.optimizer = torch.optim.AdamW(self.params, betas=BETAS, weight_decay=WEIGHT_DECAY, foreach=True)
         self.step = 0
         """Optimiser steps taken."""
@@ -62,7 +63,7 @@ class Training:
         self.optimizer.step()
         # the average follows quickly while it is young
         keep = min(self.keep, (self.step + 1) / (self.step + 10))
-        torch._foreach_lerp_(self._smoothed, self.params, 1 - keep)
+        torch._foreach_lerp_(self._smoothed, self._weights, 1 - keep)
         self.step += 1
         return value
 
