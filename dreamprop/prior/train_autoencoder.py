@@ -79,7 +79,7 @@ def train(args: argparse.Namespace) -> None:
     run(training, loss, folder, steps=args.steps, peak=args.lr, save_minutes=args.save_minutes)
     fresh = Dataset(build_atlas(FRESH, args.test_views, args.test_views // 10, LARGE))
     figures = {"psnr_db": round(psnr(training.average, fresh), 2), "steps": training.step}
-    figures |= {"seconds": round(training.seconds), "pictures": training.step * args.batch}
+    figures |= {"seconds": round(training.seconds)}
     write_json(folder / "figures.json", figures)
     print(json.dumps(figures), flush=True)
 
@@ -96,8 +96,8 @@ def parser() -> argparse.ArgumentParser:
         default=Path("outputs/stable-diffusion"),
         help="folder of the run; the same goes on",
     )
-    p.add_argument("--steps", type=int, default=1600, help="optimiser steps in all")
-    p.add_argument("--batch", type=int, default=32, help="pictures a step")
+    p.add_argument("--steps", type=int, default=2500, help="optimiser steps in all")
+    p.add_argument("--batch", type=int, default=8, help="pictures a step")
     p.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     p.add_argument("--divergence", type=float, default=1e-4, help="weight of the divergence")
     p.add_argument("--seed", type=int, default=0)

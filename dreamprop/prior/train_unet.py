@@ -115,7 +115,6 @@ def train(args: argparse.Namespace) -> None:
         save(out / "model", vae, smooth.unet, smooth.text_encoder, tokenizer)
         facts = {
             "steps": training.step,
-            "pictures": training.step * args.batch,
             "seconds": round(training.seconds),
             "seed": args.seed,
             "scaling_factor": latents.scale,
