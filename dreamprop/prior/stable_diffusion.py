@@ -97,6 +97,7 @@ def make_autoencoder(seed: int, widths: Sequence[int] = (16, 32, 32)) -> Autoenc
             sample_size=SIZE, latent_channels=4, block_out_channels=tuple(widths), layers_per_block=1,
             down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n,
             norm_num_groups=8, mid_block_add_attention=False,
+            scaling_factor=1.0,  # given, lest diffusers puts its own default in its place when the config is read
         )  # fmt: skip
     return vae
 

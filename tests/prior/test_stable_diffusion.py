@@ -207,6 +207,8 @@ def test_the_saved_folder_is_a_pipeline(trained):
     pipe, made = picture(trained / "model")
     assert made.shape == (1, 3, 64, 64) and made.isfinite().all()
     assert pipe.vae_scale_factor == 4
+    figures = json.loads((trained / "unet" / "figures.json").read_text())
+    assert pipe.vae.config.scaling_factor == figures["scaling_factor"] != 1
     scheduler = pipe.scheduler.config
     assert (scheduler.beta_start, scheduler.beta_end) == (0.00085, 0.012)
     assert scheduler.beta_schedule == "scaled_linear" and scheduler.prediction_type == "epsilon"
