@@ -212,6 +212,7 @@ def test_the_saved_folder_is_a_pipeline(trained):
     scheduler = pipe.scheduler.config
     assert (scheduler.beta_start, scheduler.beta_end) == (0.00085, 0.012)
     assert scheduler.beta_schedule == "scaled_linear" and scheduler.prediction_type == "epsilon"
+    assert not scheduler.clip_sample  # latents go beyond one
     average = load_file(trained / "unet" / "step-0000004" / "state.safetensors")
     for name, tensor in pipe.unet.state_dict().items():
         assert torch.equal(tensor.half(), average[f"mean/unet.{name}"].half()), name
