@@ -133,11 +133,12 @@ def run(
         peak: learning rate.
         save_minutes: between checkpoints; the last step is always saved.
         line_every: steps between lines of progress.
-        saved: called after each checkpoint.
+        saved: called after each checkpoint, and for the one that is gone on from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if training.load(folder):
         print(f"going on from step {training.step}", flush=True)
+        saved()  # what follows from a checkpoint may not have been written
     began = last = time.monotonic()
     before, running = training.seconds, 0.0
     count, first = 0, training.step
