@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamprop import config as configs
 from dreamprop import folder as folders
+from dreamprop import prior
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.settings import ExperimentConfig
 from dreamprop.validate import InputError, choose
@@ -71,8 +72,8 @@ class Experiment:
 
     @property
     def embedded(self) -> bool:
-        """Whether the shipped model makes it."""
-        return str(self.config.system.guidance.pretrained_model_name_or_path) == "embedded"
+        """Whether a shipped model makes it."""
+        return str(self.config.system.guidance.pretrained_model_name_or_path) in prior.MODELS
 
     @property
     def method(self) -> Method:

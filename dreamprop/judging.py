@@ -1,4 +1,4 @@
-"""What the shipped judge says of the views of a result, where the embedded model made it."""
+"""What the shipped judge says of the views of a result, where an embedded model made it."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def verdict(experiment: Experiment, views: Tensor) -> dict[str, Any] | None:
 
     Returns:
         `views`, `correct`, `r_precision` (the fraction that is named as the prompt says) and `labels`; None
-        with another model than the embedded one, or with two objects in the prompt: the judge knows one.
+        with another model than an embedded one, or with two objects in the prompt: the judge knows one.
     """
     if not experiment.embedded:
         return None

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1] / "dreamprop"
 LAYERS: dict[str, int] = {
     **dict.fromkeys(["state", "buffers", "rng", "validate", "config", "memory", "blocks", "parcel"], 0),
     **dict.fromkeys(["ranks", "rendezvous", "hooks", "original", "purity"], 0),
+    **dict.fromkeys(["files", "interrupt"], 0),
     **dict.fromkeys(["process", "optim", "options", "resize", "shards", "stepper", "wrap"], 1),
     **dict.fromkeys(["window", "predict", "rollout", "error", "audit", "evaluate"], 2),
     **dict.fromkeys(["solution", "sequential", "picard", "checkpoint"], 3),

@@ -220,7 +220,7 @@ class PromptConfig:
     back_threshold: float = 45.0
     """Azimuths within this of the back are the back."""
     overhead_threshold: float = 38.0
-    """Elevations above this are overhead; 38 is what the embedded model was told, 60 is threestudio's."""
+    """Elevations above this are overhead; 38 is what `embedded` was told, 60 is threestudio's and `embedded-sd`'s."""
     view_dependent_prompting: bool = True
     """Whether the side is put into words."""
 
@@ -234,7 +234,8 @@ class GuidanceConfig:
     """Score distillation."""
 
     pretrained_model_name_or_path: str = "embedded"
-    """`embedded`, a folder in diffusers' layout, or a name on the hub."""
+    """`embedded` (of 32-pixel pictures), `embedded-sd` (of latents of 64-pixel pictures), a folder in diffusers'
+    layout, or a name on the hub."""
     guidance_scale: Any = 10.0
     """Of classifier-free guidance (a schedule)."""
     weighting_strategy: str = "sds"

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamprop import prior
 from dreamprop.guidance import model as models
 from dreamprop.guidance.prompt import Prompt, Views
 from dreamprop.guidance.sds import SDS, join
@@ -326,14 +327,13 @@ def _guidance(system: SystemConfig, device: torch.device) -> SDS:
     """The model and the prompt of a config."""
     g, p = system.guidance, system.prompt_processor
     path = g.pretrained_model_name_or_path
-    if path == "embedded":
-        from dreamprop import prior
+    if path in prior.MODELS:
         from dreamprop.prior import vocabulary
 
         vocabulary.check(p.prompt)
         if p.negative_prompt:
             vocabulary.check(p.negative_prompt)
-        path = str(prior.FOLDER)
+        path = str(prior.MODELS[path])
     dtype = torch.float16 if g.half_precision_weights else torch.float32
     model = models.load(path, device, dtype)
     views = Views(p.front_threshold, p.back_threshold, p.overhead_threshold)

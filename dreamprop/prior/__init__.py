@@ -1,9 +1,17 @@
-"""The embedded text-to-image diffusion model, the procedural world it was trained on, and the judge it never saw."""
+"""The embedded text-to-image diffusion models, the procedural world they learned, and the judge they never saw."""
 
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "weights" / "model"
-"""The shipped model in diffusers' layout: unet/, scheduler/, text_encoder/, tokenizer/, model_index.json."""
+_WEIGHTS = Path(__file__).parent / "weights"
 
-JUDGE = Path(__file__).parent / "weights" / "judge"
+FOLDER = _WEIGHTS / "model"
+"""The model of 32-pixel pictures in diffusers' layout: unet, scheduler, text_encoder, tokenizer, model_index.json."""
+
+STABLE_DIFFUSION = _WEIGHTS / "stable-diffusion"
+"""The model of latents in Stable Diffusion's layout: the same and vae."""
+
+MODELS = {"embedded": FOLDER, "embedded-sd": STABLE_DIFFUSION}
+"""The shipped models by the names that `pretrained_model_name_or_path` takes."""
+
+JUDGE = _WEIGHTS / "judge"
 """The shipped judge: model.safetensors and config.json."""

@@ -1,6 +1,7 @@
-"""Measure the embedded model and the judge, and write the table of the model card.
+"""Measure an embedded model and the judge, and write the table of the model card.
 
     python -m dreamprop.prior.evaluate
+    python -m dreamprop.prior.evaluate --model dreamprop/prior/weights/stable-diffusion
 
 The judge is scored on fresh renders (a seed that nothing was trained on); the diffusion model by what the judge
 names in its samples: every single-object prompt, `--samples` times, DDIM with classifier-free guidance.
@@ -13,14 +14,14 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel
 
 from dreamprop.prior import FOLDER, JUDGE, judge
 from dreamprop.prior.vocabulary import COLORS, SHAPES, single_object_prompts
-from dreamprop.prior.world import PALETTE, background, build_atlas, compose
+from dreamprop.prior.world import LARGE, PALETTE, SMALL, World, build_atlas, compose
 from dreamprop.rng import generator
 
 SEED = 9_000_011
@@ -46,6 +47,29 @@ def sample(folder: Path, prompts: list[str], steps: int, scale: float, seed: int
     return (x / 2 + 0.5).clamp(0, 1)
 
 
+@torch.no_grad()
+def sample_latent(folder: Path, prompts: list[str], steps: int, scale: float, seed: int) -> Tensor:
+    """The same from a folder of Stable Diffusion's layout, by its own pipeline."""
+    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    pipe.set_progress_bar_config(disable=True)
+    side, count = pipe.unet.config.sample_size, len(prompts)
+    noise = torch.randn(count, 4, side, side, generator=generator(seed, 0, "prior/sample"))
+    found = [
+        pipe(
+            prompts[i : i + 26],
+            num_inference_steps=steps,
+            guidance_scale=scale,
+            latents=noise[i : i + 26],
+            height=side * pipe.vae_scale_factor,
+            width=side * pipe.vae_scale_factor,
+            output_type="pt",
+        ).images
+        for i in range(0, count, 26)
+    ]
+    return torch.cat(found)
+
+
 def sheet(pictures: Tensor, columns: int, zoom: int = 2) -> Image.Image:
     """Lay pictures [N, 3, H, W] out in rows."""
     rows = [torch.cat(list(row), -1) for row in pictures.split(columns) if len(row) == columns]
@@ -54,15 +78,17 @@ def sheet(pictures: Tensor, columns: int, zoom: int = 2) -> Image.Image:
     return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
 
 
-def judge_accuracy(judge_folder: Path, views: int) -> dict[str, float]:
+def judge_accuracy(judge_folder: Path, views: int, world: World = SMALL) -> dict[str, float]:
     """Score the judge on fresh, plain renders: shape, colour, both."""
     jury = judge.load(judge_folder)
-    atlas = build_atlas(SEED, views)
+    atlas = build_atlas(SEED, views, world=world)
     g = generator(SEED, 0, "prior/evaluate")
     shape_right = color_right = both_right = 0
     for layers, shape in zip(atlas.layers.split(256), atlas.shape.split(256), strict=True):
         color = torch.randint(len(COLORS), (len(layers),), generator=g)
-        pictures = compose(layers.float() / 255, PALETTE[color], PALETTE[color], background(len(layers), g))
+        pictures = compose(
+            layers.float() / 255, PALETTE[color], PALETTE[color], world.background(len(layers), g, world.size)
+        )
         by_shape, by_color = jury(pictures)
         right_s, right_c = by_shape.argmax(1) == shape, by_color.argmax(1) == color
         shape_right += int(right_s.sum())
@@ -89,11 +115,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     args = parser.parse_args()
 
-    figures: dict[str, object] = {"judge": judge_accuracy(args.judge, args.views)}
+    latent = (args.model / "vae").is_dir()
+    world = LARGE if latent else SMALL
+    figures: dict[str, object] = {"judge": judge_accuracy(args.judge, args.views, world)}
     print("judge on fresh renders:", json.dumps(figures["judge"]), flush=True)
     jury = judge.load(args.judge)
     asked = [p for _ in range(args.samples) for p in single_object_prompts()]
-    pictures = sample(args.model, [p for p, _, _ in asked], args.steps, args.scale, SEED)
+    draw = sample_latent if latent else sample
+    pictures = draw(args.model, [p for p, _, _ in asked], args.steps, args.scale, SEED)
     right = [label == (s, c) for label, (_, s, c) in zip(jury.label(pictures), asked, strict=True)]
     by_shape = {
         s: sum(r for r, a in zip(right, asked, strict=True) if a[1] == s) / (args.samples * len(COLORS))

@@ -55,7 +55,9 @@ class Judge(nn.Module):
         self.color = nn.Linear(5 * widths[-1], len(COLORS))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Score images: logits [N, shapes] and [N, colours]."""
+        """Score images of any size, resized to the judge's: logits [N, shapes] and [N, colours]."""
+        if images.shape[-1] != SIZE:
+            images = F.interpolate(images, (SIZE, SIZE), mode="area")
         x = self.body(images * 2 - 1)
         # the mean says how much of a thing there is, the 2 x 2 maxima where
         pooled = torch.cat([x.mean((2, 3)), F.adaptive_max_pool2d(x, 2).flatten(1)], 1)
@@ -63,9 +65,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def label(self, images: Tensor) -> list[tuple[str, str]]:
-        """Name the (shape, colour) of each image; any size, resized to the judge's."""
-        if images.shape[-1] != SIZE:
-            images = F.interpolate(images, (SIZE, SIZE), mode="area")
+        """Name the (shape, colour) of each image."""
         shape, color = self(images)
         names = list(COLORS)
         return [

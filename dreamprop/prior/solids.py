@@ -21,6 +21,7 @@ BROWN = (0.42, 0.26, 0.13)
 CREAM = (0.92, 0.86, 0.74)
 DARK = (0.16, 0.14, 0.16)
 CARROT = (0.95, 0.45, 0.08)
+GLASS = (0.45, 0.62, 0.74)
 
 
 def _length(*components: Tensor) -> Tensor:
@@ -154,16 +155,67 @@ SOLIDS: dict[str, list[Part]] = {
 }
 """Every shape word of the vocabulary; mug, snowman and house look different from their backs."""
 
+DETAILED: dict[str, list[Part]] = {
+    **{name: SOLIDS[name] for name in ("sphere", "cube", "cone", "cylinder", "torus", "capsule", "pyramid")},
+    "snowman": [
+        (at(0, 0, -0.42, sphere(0.48)), 0),
+        (at(0, 0, 0.34, sphere(0.35)), 0),
+        (at(0.4, 0, 0.34, ellipsoid(0.22, 0.08, 0.08)), CARROT),
+        (at(0.3, 0.13, 0.47, sphere(0.06)), DARK),
+        (at(0.3, -0.13, 0.47, sphere(0.06)), DARK),
+        (at(0.46, 0, -0.27, sphere(0.065)), DARK),
+        (at(0.47, 0, -0.52, sphere(0.065)), DARK),
+    ],
+    "mug": [
+        (minus(cylinder(0.45, 0.55), at(0, 0, 0.12, cylinder(0.375, 0.55))), 0),
+        # a ring thick and wide enough to be seen through, cut where it would reach into the cup
+        (minus(at(0, 0.52, 0, lambda p: torus(0.29, 0.085)(p[..., [1, 2, 0]])), cylinder(0.4, 0.6)), 0),
+    ],
+    "house": [
+        (at(0, 0, -0.25, box(0.5, 0.5, 0.38)), 0),
+        (at(0, 0, 0.43, pyramid(0.62, 0.3)), BROWN),
+        (at(0.5, 0, -0.37, box(0.03, 0.14, 0.26)), DARK),
+        (at(0.5, 0.32, -0.15, box(0.03, 0.1, 0.1)), GLASS),
+        (at(0.5, -0.32, -0.15, box(0.03, 0.1, 0.1)), GLASS),
+        (at(0, 0.5, -0.18, box(0.14, 0.03, 0.12)), GLASS),
+        (at(0, -0.5, -0.18, box(0.14, 0.03, 0.12)), GLASS),
+    ],
+    "tree": [
+        (at(0, 0, 0.3, sphere(0.52)), 0),
+        (at(0, 0, -0.5, cylinder(0.14, 0.36)), BROWN),
+    ],
+    "table": [
+        (at(0, 0, 0.36, box(0.62, 0.62, 0.07)), 0),
+        *((at(x, y, -0.1, box(0.075, 0.075, 0.42)), 0) for x in (-0.52, 0.52) for y in (-0.52, 0.52)),
+    ],
+    "mushroom": [
+        (minus(at(0, 0, 0.05, ellipsoid(0.68, 0.68, 0.58)), at(0, 0, -0.55, box(1, 1, 0.6))), 0),
+        (at(0, 0, -0.36, cylinder(0.2, 0.42)), CREAM),
+    ],
+}  # fmt: skip
+"""The solids of the larger pictures: a mug with a handle to put a finger through, a table whose legs are inside the
+unit ball, a house with windows; the primitives are the same."""
+
 _HALF_HEIGHT = {
     "sphere": 0.68, "cube": 0.5, "cone": 0.62, "cylinder": 0.6, "torus": 0.22, "capsule": 0.76, "pyramid": 0.52,
 }  # fmt: skip
 
 
-def pair(upper: str, lower: str, relation: str) -> list[Part]:
-    """Two primitives: `atop` stacks them along z, `beside` puts them along y; slot 0 is named first."""
+def pair(upper: str, lower: str, relation: str, aligned: bool = False) -> list[Part]:
+    """Two primitives: `atop` stacks them along z, `beside` puts them along y; slot 0 is named first.
+
+    With `aligned`, the two of `beside` stand on one floor; otherwise their centres are level.
+    """
     size = 0.56
     (f, _), (g, _) = SOLIDS[upper][0], SOLIDS[lower][0]
+    top, bottom = _HALF_HEIGHT[upper] * size, _HALF_HEIGHT[lower] * size
     if relation == "atop":
-        top, bottom = _HALF_HEIGHT[upper] * size, _HALF_HEIGHT[lower] * size
         return [(at(0, 0, bottom, scaled(size, f)), 0), (at(0, 0, -top, scaled(size, g)), 1)]
-    return [(at(0, 0.4, 0, scaled(size, f)), 0), (at(0, -0.4, 0, scaled(size, g)), 1)]
+    floor = -max(top, bottom)
+    up, down = (floor + top, floor + bottom) if aligned else (0.0, 0.0)
+    return [(at(0, 0.4, up, scaled(size, f)), 0), (at(0, -0.4, down, scaled(size, g)), 1)]
+
+
+def aligned_pair(upper: str, lower: str, relation: str) -> list[Part]:
+    """`pair` with both of `beside` on one floor."""
+    return pair(upper, lower, relation, aligned=True)

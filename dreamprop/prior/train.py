@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dreamprop.prior.model import TextToImage
 from dreamprop.prior.vocabulary import VIEWS
-from dreamprop.prior.world import Atlas, build_atlas
+from dreamprop.prior.world import SMALL, Atlas, World, build_atlas
 from dreamprop.rng import generator
 
 
@@ -34,12 +34,12 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / 200) * max(fall, 0.02)
 
 
-def load_atlas(folder: Path, seed: int, views: int, pair_views: int) -> Atlas:
+def load_atlas(folder: Path, seed: int, views: int, pair_views: int, world: World = SMALL) -> Atlas:
     """Render the pictures to train on, or read them where an earlier start of this run left them."""
     path = folder / f"atlas-{seed}-{views}-{pair_views}.safetensors"
     if not path.exists():
         print(f"rendering {views} views a shape and {pair_views} a pair of shapes ...", flush=True)
-        atlas = build_atlas(seed, views, pair_views)
+        atlas = build_atlas(seed, views, pair_views, world)
         words = torch.tensor([VIEWS.index(v) for v in atlas.views])
         fields = {
             "layers": atlas.layers,

@@ -11,24 +11,19 @@ second, fixed (3), alpha; pictures [N, 3, H, W] in [0, 1].
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamprop.prior.solids import SOLIDS, Part, pair
+from dreamprop.prior.solids import DETAILED, SOLIDS, Part, aligned_pair, pair
 from dreamprop.prior.vocabulary import COLORS, PRIMITIVES, RELATIONS, SHAPES
 from dreamprop.rng import generator
 
 SIZE = 32
-"""Side of a picture in pixels."""
-ELEVATION = (-10.0, 50.0)
-DISTANCE = (2.2, 2.6)
-FOVY = (44.0, 50.0)
-OVERHEAD = 38.0
-"""Elevation in degrees from which a view is called overhead; the front and the back are 90 degrees wide."""
+"""Side in pixels of a picture of the small world."""
 
 PALETTE = torch.tensor(list(COLORS.values()))  # [C, 3]
 
@@ -46,12 +41,72 @@ def background(n: int, g: torch.Generator, size: int = SIZE) -> Tensor:
     return (0.8 * grey + 0.2 * tint + slope * ramp).clamp(0, 1)[..., None]
 
 
-def view_word(elevation: Tensor, azimuth: Tensor) -> list[str]:
+def colorful_background(n: int, g: torch.Generator, size: int) -> Tensor:
+    """Backgrounds of any colour that blend into another one in any direction, one in five grey, [n, 3, size, size].
+
+    They vary so much that matter of no fixed colour can pass for them.
+    """
+    ends = torch.rand(2, n, 3, generator=g)
+    blend = 0.6 * torch.rand(n, 1, generator=g)
+    near, far = ends[0], ends[0] + blend * (ends[1] - ends[0])
+    grey = torch.rand(n, 1, generator=g) < 0.2
+    near, far = (torch.where(grey, c.mean(1, keepdim=True), c)[..., None, None] for c in (near, far))
+    turn = _uniform(n, -math.pi, math.pi, g)[:, None, None]
+    ramp = torch.linspace(-1, 1, size)
+    along = 0.5 + 0.5 * (turn.cos() * ramp[None, :, None] + turn.sin() * ramp) / math.sqrt(
+        2
+    )  # [n, size, size]
+    return (near + along[:, None] * (far - near)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class World:
+    """What is seen and from where; ranges are drawn from uniformly, angles are in degrees."""
+
+    size: int = SIZE
+    """Side of a picture in pixels."""
+    elevation: tuple[float, float] = (-10.0, 50.0)
+    distance: tuple[float, float] = (2.2, 2.6)
+    fovy: tuple[float, float] = (44.0, 50.0)
+    fill: tuple[float, float] | None = None
+    """How much of the frame the unit ball takes, whatever the camera; None: objects are scaled by 0.9 to 1.1."""
+    overhead: float = 38.0
+    """Elevation from which a view is called overhead; the front and the back are 90 degrees wide."""
+    ambient: tuple[float, float] = (0.35, 0.65)
+    """Share of the light that comes from everywhere."""
+    solids: Mapping[str, list[Part]] = field(default_factory=lambda: SOLIDS)
+    """The parts of each shape word."""
+    pair: Callable[[str, str, str], list[Part]] = pair
+    """The parts of two primitives in a relation."""
+    background: Callable[[int, torch.Generator, int], Tensor] = background
+    """Draws backgrounds [n, 3, size, 1 or size]."""
+
+
+SMALL = World()
+"""The world of the 32-pixel model and of its judge."""
+
+LARGE = World(
+    size=64,
+    elevation=(-20.0, 68.0),
+    distance=(1.6, 3.0),
+    fovy=(40.0, 60.0),
+    fill=(0.7, 1.1),
+    overhead=60.0,
+    ambient=(0.3, 0.8),
+    solids=DETAILED,
+    pair=aligned_pair,
+    background=colorful_background,
+)
+"""The world of the latent model: objects of mixed sizes, cameras from below the horizon too, any background, and
+threestudio's word for the view from above."""
+
+
+def view_word(elevation: Tensor, azimuth: Tensor, overhead: float = SMALL.overhead) -> list[str]:
     """Name views as DreamFusion does (arXiv:2209.14988, section 3.2); degrees, azimuth 0 is the front."""
     azimuth = (azimuth + 180) % 360 - 180
     words = []
     for e, a in zip(elevation.tolist(), azimuth.abs().tolist(), strict=True):
-        words.append("overhead" if e > OVERHEAD else "front" if a < 45 else "back" if a > 135 else "side")
+        words.append("overhead" if e > overhead else "front" if a < 45 else "back" if a > 135 else "side")
     return words
 
 
@@ -114,18 +169,22 @@ def cameras(
 
 
 def render_layers(
-    parts: Sequence[Part], n: int, g: torch.Generator, size: int = SIZE
+    parts: Sequence[Part], n: int, g: torch.Generator, world: World = SMALL
 ) -> tuple[Tensor, list[str]]:
     """Render n random views of a solid, anti-aliased by 2 x 2 rays a pixel.
 
     Returns:
         layers [n, 6, size, size] and the view word of each.
     """
-    elevation, azimuth = _uniform(n, *ELEVATION, g), _uniform(n, -180, 180, g)
-    origin, direction = cameras(
-        elevation, azimuth, _uniform(n, *DISTANCE, g), _uniform(n, *FOVY, g), 2 * size
-    )
-    scale = _uniform(n, 0.9, 1.1, g)[:, None, None]
+    size = world.size
+    elevation, azimuth = _uniform(n, *world.elevation, g), _uniform(n, -180, 180, g)
+    distance, fovy = _uniform(n, *world.distance, g), _uniform(n, *world.fovy, g)
+    origin, direction = cameras(elevation, azimuth, distance, fovy, 2 * size)
+    if world.fill is None:
+        scale = _uniform(n, 0.9, 1.1, g)[:, None, None]
+    else:  # a ball of this radius touches the sides of the frame where fill is 1
+        frame = distance * (fovy.deg2rad() / 2).sin()
+        scale = (_uniform(n, *world.fill, g) * frame)[:, None, None]
     shift = 0.05 * torch.randn(n, 1, 3, generator=g).clamp(-1.5, 1.5)
     hit, normal, part = trace(parts, ((origin - shift) / scale).reshape(-1, 3), direction.reshape(-1, 3))
 
@@ -134,7 +193,7 @@ def render_layers(
     lamp_a = azimuth + _uniform(n, -50, 50, g)
     e, a = lamp_e.deg2rad(), lamp_a.deg2rad()
     lamp = torch.stack([e.cos() * a.cos(), e.cos() * a.sin(), e.sin()], -1)[:, None]  # [n, 1, 3]
-    ambient = _uniform(n, 0.35, 0.65, g)[:, None]
+    ambient = _uniform(n, *world.ambient, g)[:, None]
     rays = (n, 4 * size * size)
     shade = ambient + (1 - ambient) * (normal.view(*rays, 3) * lamp).sum(-1).clamp(min=0)
 
@@ -145,7 +204,9 @@ def render_layers(
     lit = shade * covered
     fixed = lit[..., None] * rgb[part].view(*rays, 3)
     layers = torch.stack([lit * (kind == 0), lit * (kind == 1), *fixed.unbind(-1), covered], 1)
-    return F.avg_pool2d(layers.view(n, 6, 2 * size, 2 * size), 2), view_word(elevation, azimuth)
+    return F.avg_pool2d(layers.view(n, 6, 2 * size, 2 * size), 2), view_word(
+        elevation, azimuth, world.overhead
+    )
 
 
 def compose(layers: Tensor, first: Tensor, second: Tensor, backdrop: Tensor) -> Tensor:
@@ -201,22 +262,22 @@ class Atlas:
         return text + (f", {self.views[i]} view" if view < 0.6 else "")
 
 
-def build_atlas(seed: int, views: int, pair_views: int = 0, size: int = SIZE) -> Atlas:
+def build_atlas(seed: int, views: int, pair_views: int = 0, world: World = SMALL) -> Atlas:
     """Render `views` pictures of every shape and `pair_views` of every ordered pair of primitives in each relation."""
     scenes: list[tuple[Sequence[Part], int, int, int, int]] = [
-        (SOLIDS[s], i, -1, 0, views) for i, s in enumerate(SHAPES)
+        (world.solids[s], i, -1, 0, views) for i, s in enumerate(SHAPES)
     ]
     if pair_views:
         for i, upper in enumerate(PRIMITIVES):
             for j, lower in enumerate(PRIMITIVES):
                 scenes += [
-                    (pair(upper, lower, word), i, j, k, pair_views) for k, word in enumerate(RELATIONS)
+                    (world.pair(upper, lower, word), i, j, k, pair_views) for k, word in enumerate(RELATIONS)
                 ]
     layers, rows, words = [], [], []
     for number, (parts, i, j, k, n) in enumerate(scenes):
         for part in range(math.ceil(n / 32)):
             m = min(32, n - 32 * part)
-            rendered, seen = render_layers(parts, m, generator(seed, part, f"world/{number}"), size)
+            rendered, seen = render_layers(parts, m, generator(seed, part, f"world/{number}"), world)
             layers.append((rendered * 255).round().to(torch.uint8))
             rows += [(i, j, k)] * m
             words += seen

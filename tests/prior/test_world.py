@@ -1,6 +1,7 @@
 """The procedural world: closed-form renders, view words, captions, and draws that depend on their key alone."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from dreamprop.prior import world
 from dreamprop.prior.solids import SOLIDS, pair
 from dreamprop.prior.vocabulary import PRIMITIVES, RELATIONS, SHAPES, parse
 from dreamprop.rng import generator
+
+TINY = replace(world.SMALL, size=16)
 
 
 def look(parts, elevation=0.0, azimuth=0.0, size=64):
@@ -73,16 +76,16 @@ def test_composition_is_the_formula():
 
 
 def test_an_atlas_and_its_draws_depend_on_their_seeds_alone():
-    a, b = (world.build_atlas(3, 2, size=16) for _ in range(2))
+    a, b = (world.build_atlas(3, 2, world=TINY) for _ in range(2))
     assert torch.equal(a.layers, b.layers) and a.views == b.views
-    assert not torch.equal(a.layers, world.build_atlas(4, 2, size=16).layers)
+    assert not torch.equal(a.layers, world.build_atlas(4, 2, world=TINY).layers)
     (x, i, s), (y, j, t) = (a.draw(8, generator(0, 5)) for _ in range(2))
     assert torch.equal(x, y) and torch.equal(i, j) and s == t
     assert x.min() >= 0 and x.max() <= 1
 
 
 def test_captions_are_prompts_of_what_is_seen():
-    atlas = world.build_atlas(3, 1, 1, size=16)
+    atlas = world.build_atlas(3, 1, 1, TINY)
     pairs = 0
     for caption in atlas.draw(128, generator(0, 6))[2]:
         pairs += len(parse(caption)) - 1
