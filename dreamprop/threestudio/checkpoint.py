@@ -57,12 +57,12 @@ class Reached:
     """What integer buffers are expected to move by each step, by name."""
 
 
-def entry(reached: Any, begun: Mapping[str, Tensor]) -> dict[str, Any]:
+def entry(reached: Any, made: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint of the accepted state needs besides, to go on as if the run had never stopped.
 
     Args:
         reached: states and threshold.
-        begun: the buffers that the run began with.
+        made: the numbers that the system was made with.
     """
     base, *ahead = reached.states
     return {
@@ -70,19 +70,19 @@ def entry(reached: Any, begun: Mapping[str, Tensor]) -> dict[str, Any]:
         "step": base.step,
         "threshold": reached.threshold,
         "trend": dict(reached.trend),
-        "begun": _attributes(begun),
+        "made": dict(made),
         "attributes": _attributes(base.buffers),
         "ahead": [{part: dict(getattr(state, part)) for part in PARTS} for state in ahead],
     }
 
 
-def restored(found: Any, base: State, begun: Mapping[str, Tensor]) -> tuple[Reached, str]:
+def restored(found: Any, base: State, made: Mapping[str, Any]) -> tuple[Reached, str]:
     """How far the run of a checkpoint had come.
 
     Args:
         found: its entry, if it has one.
         base: its state as Lightning has restored it.
-        begun: the buffers of the system as it is made now.
+        made: the numbers that the system is made with now.
 
     Returns:
         What to go on from; and why that is the state alone, if it is though there was more.
@@ -93,8 +93,11 @@ def restored(found: Any, base: State, begun: Mapping[str, Tensor]) -> tuple[Reac
     try:
         if found["format"] != FORMAT or found["step"] != base.step:
             return alone, "they are of another step or format"
-        if not _alike(found["begun"], _attributes(begun)):
-            return alone, "the system is made with other numbers than it was"
+        other = [
+            n for n in made.keys() | found["made"].keys() if not _alike(found["made"].get(n), made.get(n))
+        ]
+        if other:
+            return alone, f"the system is made with another {min(other)} than it was"
         base = replace(base, buffers=base.buffers | _like(found["attributes"], base))
         states = [base]
         for saved in found["ahead"]:
@@ -123,10 +126,10 @@ def _attributes(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in buffers.items() if name == NUMBERS or name.startswith(TENSOR)}
 
 
-def _alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(
-        a[n].shape == b[n].shape and torch.equal(a[n].to("cpu"), b[n].to("cpu")) for n in a
-    )
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    return type(a) is type(b) and bool(a == b or a != a)
 
 
 def _like(saved: Mapping[str, Tensor], base: State) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from dreamprop.state import State, equal
 from dreamprop.threestudio import hooks
 from dreamprop.threestudio.chain import NotAChain
 from dreamprop.threestudio.checkpoint import ENTRY, entry, plain, restored
+from dreamprop.threestudio.parts import numbers
 from dreamprop.threestudio.system import Threestudio, optimizers
 from dreamprop.threestudio.terms import GROWTH, SCALE, terms_of
 
@@ -58,6 +59,7 @@ def solved(
     hooks.check(system)
     fresh = _remember_optimizers(system)
     loaded: list[Any] = []
+    made: dict[str, Any] = {}
 
     class Chain(_TrainingEpochLoop):  # type: ignore[misc, unused-ignore]
         """Lightning's loop over the batches of an epoch, which advances by solving."""
@@ -69,10 +71,8 @@ def solved(
             if self.process is None:
                 hooks.check(system, trainer.callbacks)
                 self.process = _process(trainer, system, seed, fresh)
-                self.begun = self.process.init().buffers
-                self.reached, dropped = restored(
-                    loaded.pop() if loaded else None, resumed(self.process, trainer), self.begun
-                )
+                found = loaded.pop() if loaded else None
+                self.reached, dropped = restored(found, resumed(self.process, trainer), made)
                 if dropped and trainer.is_global_zero:
                     print(f"note: the guesses of the checkpoint are not used: {dropped}", file=sys.stderr)
                 _check_options(self.process, trainer.optimizers[0], trainer.global_step)
@@ -116,13 +116,23 @@ def solved(
         for part in ("optimizer_states", "lr_schedulers"):
             checkpoint[part] = plain(checkpoint.get(part, []))
         if chain.reached is not None:
-            checkpoint[ENTRY] = entry(chain.reached, chain.begun)
+            checkpoint[ENTRY] = entry(chain.reached, made)
 
     def load(trainer: Any, system: Any, checkpoint: dict[str, Any]) -> None:
         loaded[:] = [checkpoint.get(ENTRY)]
 
-    written = LambdaCallback(on_save_checkpoint=save, on_load_checkpoint=load)
-    trainer.callbacks.append(written)
+    def begin(*_: Any) -> None:
+        if not made:  # before a validation tells the parts which step it is
+            made.update(numbers(system))
+
+    trainer.callbacks.append(
+        LambdaCallback(
+            on_sanity_check_start=begin,
+            on_train_start=begin,
+            on_save_checkpoint=save,
+            on_load_checkpoint=load,
+        )
+    )
     chain = Chain(trainer, trainer.min_steps, trainer.max_steps)
     trainer.fit_loop.epoch_loop = chain
 

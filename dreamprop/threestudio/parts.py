@@ -27,8 +27,12 @@ NUMBERS = "attributes"
 """The buffer of all numbers, [N, 2]: kind and value."""
 TENSOR = "attribute."
 """A carried tensor is the buffer ``attribute.<path>``."""
-SKIPPED = {"training", "trainer", "dataset", "device", "cfg", "_hparams", "_hparams_initial", "_hparams_name"}
-"""Attributes that are no memory: what others put there, and what Lightning makes when it is asked for it."""
+SKIPPED = {
+    *("training", "trainer", "dataset", "device", "cfg"),
+    *("_hparams", "_hparams_initial", "_hparams_name", "_resumed", "_resumed_eval", "_resumed_eval_status"),
+}
+"""Attributes that are no memory: what others put there, what Lightning makes when it is asked for it, and where
+threestudio keeps that a run was gone on with."""
 
 
 def updateable(thing: Any) -> bool:
@@ -78,6 +82,18 @@ def _frameworks(lightning: bool) -> frozenset[str]:
 def _is_number(value: Any) -> bool:
     """Whether a value is one that a row of numbers holds without loss."""
     return type(value) in KINDS and not (type(value) is int and abs(value) > LARGEST)
+
+
+def numbers(system: Any) -> dict[str, Any]:
+    """All numbers and tensors in plain attributes as they are now, by path; tensors are copied."""
+    found: dict[str, Any] = {}
+    for path, part in walk(system):
+        for name, value in attributes(part):
+            if _is_number(value):
+                found[f"{path}.{name}" if path else name] = value
+            elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                found[f"{path}.{name}" if path else name] = value.detach().to("cpu", copy=True)
+    return found
 
 
 class Carried:
