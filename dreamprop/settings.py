@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from dreamprop.audit import SHARE
+from dreamprop.purity import GPU_TOLERANCE
 from dreamprop.validate import choose, number
 
 ERROR_RULES = ("step", "paper")
@@ -12,6 +13,7 @@ PREDICTORS = ("momentum", "hold")
 EVALUATORS = ("batched", "serial", "distributed")
 LAYOUTS = ("replicated", "sharded")
 ON_NONFINITE = ("stop", "skip")
+PURITY = ("strict", "warn")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class ParallelConfig:
     buffer_units: dict[str, float] = field(default_factory=dict)
     """By name or pattern of a buffer, the relative difference that counts as one nominal step (0.1 by default; `.inf`
     leaves it out), as in `{"*.occs": .inf}`."""
+    purity: str = "strict"
+    """What becomes of a run when a step of a threestudio system is found to be no function of its state: `strict` ends
+    it, `warn` says so and goes on."""
+    purity_tolerance: float = GPU_TOLERANCE
+    """Relative difference that two evaluations of a step may have on a GPU, where sums come in any order; on a CPU they
+    must be equal."""
     timeout: float = 600.0
     """Seconds that another process may be silent before it is named and the run ends."""
 
@@ -78,6 +86,7 @@ class ParallelConfig:
                 number(
                     f"{key}.buffer_units of {name}", unit, 0, above=True, remedy="use .inf to leave it out"
                 )
+        number(f"{key}.purity_tolerance", self.purity_tolerance, 0, 1, remedy=f"use {GPU_TOLERANCE}")
         number(f"{key}.timeout", self.timeout, 0, 1e7, above=True, unit="seconds", remedy="use 600")
         choose(self.error_rule, ERROR_RULES, "parallel.error_rule")
         if self.error_rule == "paper":  # which a tolerance of 0, the proof, cannot come with
@@ -88,6 +97,7 @@ class ParallelConfig:
             choose(self.evaluator, EVALUATORS, "parallel.evaluator")
         choose(self.layout, LAYOUTS, "parallel.layout")
         choose(self.on_nonfinite, ON_NONFINITE, "parallel.on_nonfinite")
+        choose(self.purity, PURITY, "parallel.purity")
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,6 @@ def unpack(data: bytes, about: Mapping[str, Any]) -> Window:
         parts[where][key.removeprefix(f"{where}/")] = whole
     named = iter(parts.values())
     states = tuple(State(next(named), next(named), next(named), step) for step in steps)
-    if any(state.params.keys() != states[0].params.keys() for state in states):
-        what = f"checkpoint must hold the same parameters in each of {len(states)} state(s), got others"
-        raise Damaged(what, "use an earlier one")
     threshold = about["threshold"]
     return Window(states, None if threshold is None else float(threshold), next(named))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Sequence
 from numbers import Integral
@@ -116,9 +117,11 @@ def attempt(process: Process, batch: Sequence[State]) -> list[Drift] | None:
         if len(batch) == 1:
             raise MemoryError(
                 f"the drift of one state must fit in memory, step {batch[0].step} does not ({error}); lower "
-                "data.width and data.height or data.batch_size, or use half precision weights"
+                "data.width and data.height or data.batch_size, or parallel.window, whose states lie beside it, or use "
+                "half precision weights"
             ) from None
-    torch.cuda.empty_cache()  # after the error is gone: its frames held what the batch had made
+    gc.collect()  # after the error is gone: its frames, and those of threads, held what the batch had made
+    torch.cuda.empty_cache()
     return None
 
 
@@ -126,8 +129,8 @@ def halved(size: int) -> int:
     """Half a batch, with a warning."""
     half = -(-size // 2)
     warnings.warn(
-        f"{size} states in one batch do not fit in memory; evaluating {half} at a time from here on "
-        f"(parallel.sub_batch={half} from the start saves the try)",
+        f"{size} states in one batch do not fit in memory, where each keeps what its gradients are computed from; "
+        f"evaluating {half} at a time from here on (parallel.sub_batch={half} from the start saves the try)",
         SmallerBatch,
         stacklevel=3,
     )

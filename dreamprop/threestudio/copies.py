@@ -48,15 +48,6 @@ def _networks(value: Any, depth: int = 3) -> Iterator[nn.Module]:
             yield from _networks(inner, 0)
 
 
-def meeting_points(networks: Iterable[nn.Module]) -> list[nn.Module]:
-    """The networks' U-Nets, the outermost of each; a network without one is taken itself."""
-    found: list[nn.Module] = []
-    for network in networks:
-        inner = [m for m in network.modules() if "unet" in type(m).__name__.lower()]
-        found += inner[:1] or [network]
-    return found
-
-
 def copied(system: Any, networks: Iterable[nn.Module], share: Iterable[Any]) -> Any:
     """A copy of a system with its own trained parameters, buffers and attributes.
 

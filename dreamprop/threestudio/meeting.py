@@ -1,15 +1,19 @@
-"""Where the steps of a window meet: calls of a frozen network wait for one another and are answered together.
+"""Where the steps of a window meet: calls of frozen networks wait for one another and are answered together.
 
 Each step runs in a thread of its own on its own copy of the system, and only one thread runs at a time: it has
-the process's generators to itself, and hands on when it calls the frozen network or ends. Threads rather than
+the process's generators to itself, and hands on when it calls a frozen network or ends. Threads rather than
 greenlets, because whether gradients are recorded, and in which precision, is kept by PyTorch for each thread.
+
+A network may be entered by any method: a diffusion model by ``forward``, an autoencoder by ``decode``, which calls
+modules inside it. Steps meet at the outermost of its modules that is called: there everything is tensors.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,47 +21,18 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
+
+from dreamprop.threestudio.calls import Call, Mixed, compare, form, together
 
 T = TypeVar("T")
+
+ALONE = object()
+"""The answer to a call that the step is to make by itself."""
 
 
 class Parted(BaseException):
     """Ends a step that waits, when another one has failed."""
-
-
-@dataclass
-class Call:
-    """A call of a network by one step."""
-
-    network: nn.Module
-    forward: Callable[..., Any]
-    leaves: list[Any]
-    spec: Any
-    context: tuple[str, bool, torch.dtype]
-    """Autocast where it was called from."""
-
-    @property
-    def size(self) -> int:
-        """Elements of its batch."""
-        return next(len(leaf) for leaf in self.leaves if isinstance(leaf, Tensor) and leaf.dim())
-
-    @property
-    def key(self) -> Any:
-        """Calls of equal keys can be answered together."""
-        size = self.size
-        shapes = []
-        for leaf in self.leaves:
-            if not isinstance(leaf, Tensor):
-                shapes.append(repr(leaf))
-            elif leaf.dim() == 0:
-                shapes.append(f"scalar {leaf.dtype}")
-            elif len(leaf) == size:
-                shapes.append(f"batch {tuple(leaf.shape[1:])} {leaf.dtype} {leaf.device}")
-            else:  # not one row an element: only with itself
-                return id(self)
-        return (id(self.network), str(self.spec), tuple(shapes), self.context)
 
 
 @dataclass
@@ -70,6 +45,8 @@ class Step(Generic[T]):
     handed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     call: Call | None = None
     answer: Any = None
+    inside: bool = False
+    """Whether it is in a frozen network by itself: what is called in there does not wait."""
     parted: bool = False
     future: Future[T] | None = None
 
@@ -78,16 +55,22 @@ class Meeting:
     """Runs steps together.
 
     Args:
-        networks: frozen networks whose forward is where they meet.
+        networks: frozen; the steps meet where modules of theirs are called without gradients.
+        device: of the steps; which GPU is the current one is kept for each thread.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        self._networks = list(networks)
+    def __init__(self, networks: Iterable[nn.Module], device: torch.device | None = None) -> None:
+        self._modules = list({id(m): m for network in networks for m in network.modules()}.values())
+        self._device = device
         self._mine = threading.local()
         self._pool: ThreadPoolExecutor | None = None
+        self._forms: dict[Any, Any] = {}
+        """Of the answer to a call alone, by the key of those that were joined."""
+        self._mixed: set[int] = set()
+        """Modules that do not answer row by row."""
         self.calls = 0
-        """Calls that steps made of the networks."""
-        self.answers = 0
+        """Calls that waited for others."""
+        self.runs = 0
         """Times that a network was run for them."""
 
     def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
@@ -98,7 +81,7 @@ class Meeting:
         if self._pool is None or self._pool._max_workers < len(tasks):
             if self._pool is not None:
                 self._pool.shutdown()
-            self._pool = ThreadPoolExecutor(len(tasks), "step")
+            self._pool = ThreadPoolExecutor(len(tasks), "step", self._enter)
         before = _draws()
         steps = [Step(task, before) for task in tasks]
         with self._open():
@@ -124,6 +107,11 @@ class Meeting:
                 _put(before)
         return [step.future.result() for step in steps if step.future is not None]
 
+    def _enter(self) -> None:
+        """In a thread that begins."""
+        if self._device is not None and self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+
     def _follow(self, step: Step[T]) -> T:
         """In the step's thread: run it, and hand on at its end."""
         step.turn.acquire()
@@ -147,78 +135,94 @@ class Meeting:
 
     def _answer(self, waiting: list[Step[Any]]) -> None:
         """Run each network once for all calls that are alike."""
-        groups: dict[Any, list[Step[Any]]] = {}
+        groups: dict[Any, list[tuple[Step[Any], Call]]] = {}
         for step in waiting:
-            assert step.call is not None
-            groups.setdefault(step.call.key, []).append(step)
+            call, step.call = step.call, None
+            assert call is not None
+            groups.setdefault(call.key, []).append((step, call))
         for group in groups.values():
-            calls = [step.call for step in group if step.call is not None]
-            self.answers += 1
-            for step, answer in zip(group, _together(calls), strict=True):
-                step.answer, step.call = answer, None
+            answers = self._join([call for _, call in group])
+            for (step, _), answer in zip(group, answers, strict=True):
+                step.answer = answer
+
+    def _join(self, calls: list[Call]) -> list[Any]:
+        """The answers of calls that are alike; each step is to make its own where they cannot be joined."""
+        network, key = calls[0].network, calls[0].key
+        if len(calls) > 1 and id(network) not in self._mixed:
+            try:
+                answers = together(calls, self._forms[key]) if key in self._forms else self._try(calls)
+                self.runs += 1
+                return answers
+            except Mixed as mixed:
+                self._mixed.add(id(network))
+                kind = type(network).__name__
+                print(f"steps of a window do not share their calls of {kind}: {mixed}", file=sys.stderr)
+        self.runs += len(calls)
+        return [ALONE] * len(calls)
+
+    def _try(self, calls: list[Call]) -> list[Any]:
+        """The answers from one run, the first time that such calls are joined: one is held against its own.
+
+        Raises:
+            Mixed: the network does not answer row by row, or draws.
+        """
+        before = _draws()
+        own = calls[0].run()
+        self.runs += 1
+        like = form(own)
+        try:
+            answers = together(calls, like)
+        except (Mixed, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # it has no objection to the call alone
+            raise Mixed(f"{type(error).__name__}: {error}") from error
+        compare(own, answers[0])
+        if not _same(before, _draws()):
+            raise Mixed("it draws random numbers")
+        self._forms[calls[0].key] = like
+        return answers
 
     @contextmanager
-    def _open(self) -> Any:
-        """While it is open, the networks' forward waits for the others."""
-        before = [vars(network).get("forward") for network in self._networks]
-        for network in self._networks:
-            network.forward = self._waiting(network, network.forward)
+    def _open(self) -> Iterator[None]:
+        """While it is open, a step that calls a module of the networks waits for the others."""
+        before = [vars(module).get("forward") for module in self._modules]
+        for module in self._modules:
+            vars(module)["forward"] = self._waiting(module, module.forward)
         try:
             yield
         finally:
-            for network, forward in zip(self._networks, before, strict=True):
+            for module, forward in zip(self._modules, before, strict=True):
                 if forward is None:
-                    del network.forward  # the class's own shows again
+                    del vars(module)["forward"]  # the class's own shows again
                 else:
-                    network.forward = forward
+                    vars(module)["forward"] = forward
 
     def _waiting(self, network: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def inner(*args: Any, **kwargs: Any) -> Any:
             step: Step[Any] | None = getattr(self._mine, "step", None)
-            leaves, spec = pytree.tree_flatten((args, kwargs))
-            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-            if step is None or recorded or not any(t.dim() for t in tensors):
+            if step is None or step.inside:
                 return forward(*args, **kwargs)
-            self.calls += 1
-            kind = tensors[0].device.type
-            context = (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-            step.call = Call(network, forward, leaves, spec, context)
-            step.handed.release()
-            step.turn.acquire()
-            if step.parted:
-                raise Parted
+            call = None if id(network) in self._mixed else Call.of(network, forward, args, kwargs)
+            if call is None or self._wait(step, call) is ALONE:
+                step.inside = True
+                try:
+                    return forward(*args, **kwargs)
+                finally:
+                    step.inside = False
             answer, step.answer = step.answer, None
             return answer
 
         return inner
 
-
-def _together(calls: list[Call]) -> list[Any]:
-    """The answers of calls that are alike, from one run of the network."""
-    first = calls[0]
-    kind, enabled, dtype = first.context
-    with torch.no_grad(), torch.autocast(kind, dtype=dtype, enabled=enabled):
-        if len(calls) == 1:
-            args, kwargs = pytree.tree_unflatten(first.leaves, first.spec)
-            return [first.forward(*args, **kwargs)]
-        sizes = [call.size for call in calls]
-        leaves = []
-        for column in zip(*(call.leaves for call in calls), strict=True):
-            if not isinstance(column[0], Tensor):
-                leaves.append(column[0])
-            elif column[0].dim() == 0:  # one noise level for a whole call
-                rows = [value.expand(size) for value, size in zip(column, sizes, strict=True)]
-                leaves.append(torch.cat(rows))
-            else:
-                leaves.append(torch.cat(column))
-        args, kwargs = pytree.tree_unflatten(leaves, first.spec)
-        output, spec = pytree.tree_flatten(first.forward(*args, **kwargs))
-    parts = [
-        value.split(sizes) if isinstance(value, Tensor) and value.dim() else [value] * len(calls)
-        for value in output
-    ]
-    return [pytree.tree_unflatten([part[i] for part in parts], spec) for i in range(len(calls))]
+    def _wait(self, step: Step[Any], call: Call) -> Any:
+        """Hand on, and have the answer when it is this step's turn again."""
+        self.calls += 1
+        step.call = call
+        step.handed.release()
+        step.turn.acquire()
+        if step.parted:
+            raise Parted
+        return step.answer
 
 
 def _draws() -> Any:
@@ -233,3 +237,10 @@ def _put(draws: Any) -> None:
         torch.cuda.set_rng_state_all(draws[1])
     np.random.set_state(draws[2])
     random.setstate(draws[3])
+
+
+def _same(some: Any, others: Any) -> bool:
+    """Whether the generators have been left alone; their states are on the CPU."""
+    torchs = zip([some[0], *some[1]], [others[0], *others[1]], strict=True)
+    numpys = all(np.array_equal(a, b) for a, b in zip(some[2], others[2], strict=True))
+    return all(torch.equal(a, b) for a, b in torchs) and numpys and bool(some[3] == others[3])

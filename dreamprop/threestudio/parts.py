@@ -27,7 +27,8 @@ NUMBERS = "attributes"
 """The buffer of all numbers, [N, 2]: kind and value."""
 TENSOR = "attribute."
 """A carried tensor is the buffer ``attribute.<path>``."""
-SKIPPED = {"training", "trainer", "dataset", "device", "cfg"}
+SKIPPED = {"training", "trainer", "dataset", "device", "cfg", "_hparams", "_hparams_initial", "_hparams_name"}
+"""Attributes that are no memory: what others put there, and what Lightning makes when it is asked for it."""
 
 
 def updateable(thing: Any) -> bool:
@@ -108,16 +109,12 @@ class Carried:
                     continue
                 self.names.add(full)
 
-    def read(self, before: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Copies of all values, as buffers; what equals the one before is that one."""
+    def read(self) -> dict[str, Tensor]:
+        """Copies of all values, as buffers; the numbers on the CPU, so that nothing waits for a GPU to read them."""
         rows = [(KINDS.index(type(v)), float(v or 0)) for v in self._values()]
         found = {NUMBERS: torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)}
         for full, (part, name) in self._tensors.items():
-            value = getattr(part, name)
-            old = None if before is None else before[full]
-            if old is None or not _same(old, value):
-                old = value.detach().clone()
-            found[full] = old
+            found[full] = getattr(part, name).detach().clone()
         return found
 
     def write(self, buffers: Mapping[str, Tensor]) -> None:
@@ -179,7 +176,3 @@ def numbers_distance(now: Tensor, then: Tensor) -> Tensor:
     countable = (now[:, 0] == then[:, 0]) & (now[:, 0] >= KINDS.index(int))
     relative = relative.masked_fill(~countable & ~(same & (now[:, 0] == then[:, 0])), torch.inf)
     return relative.max() if len(relative) else relative.new_zeros(())
-
-
-def _same(old: Tensor, new: Tensor) -> bool:
-    return old.shape == new.shape and old.dtype == new.dtype and torch.equal(old, new)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop.purity import some
+from dreamprop.purity import GPU_TOLERANCE, some
 from dreamprop.state import Drift, State
 from dreamprop.threestudio.chain import NotAChain
 from dreamprop.threestudio.hooks import owner
@@ -28,9 +28,9 @@ from dreamprop.threestudio.remembered import outline, outside
 from dreamprop.threestudio.replica import WRITTEN, Replica
 from dreamprop.threestudio.system import Threestudio
 
-GPU_TOLERANCE, NOISE = 1e-2, 4.0
-"""Relative difference of two evaluations on a GPU, whose sums come in any order; and how many times farther than two
-that nothing came between those may be that are looked at later in a run."""
+NOISE = 4.0
+"""How many times farther apart than two evaluations that nothing came between those may be on a GPU that are looked at
+later in a run."""
 WAKING = 64
 """Most looks that are taken because something changed for the first time."""
 
@@ -80,10 +80,11 @@ class PurityMonitor:
 
     Args:
         process: the chain, before its first step is evaluated.
+        tolerance: relative difference of two evaluations on a GPU, whose sums come in any order.
     """
 
-    def __init__(self, process: Threestudio) -> None:
-        self._process = process
+    def __init__(self, process: Threestudio, tolerance: float = GPU_TOLERANCE) -> None:
+        self._process, self._tolerance = process, tolerance
         self._witness = process.witness()
         self._begun = self._passed = self._next = 0
         self._last: int | None = None
@@ -109,7 +110,7 @@ class PurityMonitor:
         before = outside(replica)
         first = self._evaluate(replica, state)
         self._evaluate(replica, replace(state, step=state.step + ahead))
-        differs = _differences(first, self._evaluate(replica, state))
+        differs = self._differences(first, self._evaluate(replica, state))
         after = outside(replica)
         changed = _unequal(before, after)
         trained = [name for name in changed if name in replica.untrained]
@@ -163,23 +164,40 @@ class PurityMonitor:
             self._evaluate(replica, replace(state, step=state.step + 1))
         arrived = process.arrived(state, first)
         second = self._evaluate(other, state, arrived)
-        differs = _differences(first, second)
-        if any(_floor(first.grads[name]) for name in differs if name in first.grads):
-            again = _distances(second, self._evaluate(other, state, arrived))
-            differs = _differences(first, second, {name: far for name, (far, _) in again.items()})
+        differs = self._differences(first, second)
+        if any(_floor(first.grads[name], self._tolerance) for name in differs if name in first.grads):
+            again = _distances(second, self._evaluate(other, state, arrived), self._tolerance)
+            differs = self._differences(first, second, {name: far for name, (far, _) in again.items()})
         if not differs:  # what trains itself may do so without an effect yet
             differs = [n for n, p in replica.untrained.items() if not _equal(p, other.untrained[n])]
-        elif not any(name in first.grads for name in differs) and not _differences(
+        elif not any(name in first.grads for name in differs) and not self._differences(
             first, self._evaluate(other, state)
         ):  # nothing behind the step can move its gradients
             return Purity(state.step, tuple(differs), (), passed, _behind(process))
         changed = [] if other is replica or not differs else _unequal(outside(replica), outside(other))
         return Purity(state.step, tuple(differs), tuple(changed), passed)
 
+    def _differences(
+        self, first: Drift, second: Drift, noise: Mapping[str, float] | None = None
+    ) -> list[str]:
+        """Names of what differs, the worst first.
+
+        Args:
+            first: an evaluation.
+            second: another one.
+            noise: how far two evaluations are apart that nothing came between, by name.
+        """
+        known = noise or {}
+        off = _distances(first, second, self._tolerance)
+        found = [
+            (far, n) for n, (far, floor) in off.items() if not far <= max(floor, NOISE * known.get(n, 0.0))
+        ]
+        return [name for _, name in sorted(found, reverse=True)]
+
     def _evaluate(self, replica: Replica, state: State, arrived: Mapping[str, Tensor] | None = None) -> Drift:
         """An evaluation that must leave the parameters alone, whatever way it would write them."""
         drift = replica.evaluate(state, arrived)
-        params, left = arrived or state.params, replica.read(state.buffers)[0]
+        params, left = arrived or state.params, replica.read()[0]
         written = [name for name, value in left.items() if not _equal(value, params[name])]
         if written:
             raise NotAChain(f"step {state.step}: {WRITTEN.format(some(written))}")
@@ -207,21 +225,7 @@ def check(process: Threestudio, state: State, ahead: int = 8) -> Purity:
     return PurityMonitor(process).begin(state, ahead)
 
 
-def _differences(first: Drift, second: Drift, noise: Mapping[str, float] | None = None) -> list[str]:
-    """Names of what differs, the worst first.
-
-    Args:
-        first: an evaluation.
-        second: another one.
-        noise: how far two evaluations are apart that nothing came between, by name.
-    """
-    known = noise or {}
-    off = _distances(first, second)
-    found = [(far, n) for n, (far, floor) in off.items() if not far <= max(floor, NOISE * known.get(n, 0.0))]
-    return [name for _, name in sorted(found, reverse=True)]
-
-
-def _distances(first: Drift, second: Drift) -> dict[str, tuple[float, float]]:
+def _distances(first: Drift, second: Drift, tolerance: float) -> dict[str, tuple[float, float]]:
     """How far gradients and buffers are apart, relative to their norm, and how far they may be; by name."""
     found: dict[str, tuple[float, float]] = {}
     for ours, theirs in ((first.grads, second.grads), (_new(first), _new(second))):
@@ -230,13 +234,13 @@ def _distances(first: Drift, second: Drift) -> dict[str, tuple[float, float]]:
                 found[name] = (math.inf, 0.0)
             elif not _equal(a := ours[name], b := theirs[name]):
                 far = float((a.double() - b.double()).norm() / a.double().norm().clamp_min(1e-30))
-                found[name] = (far, _floor(a))
+                found[name] = (far, _floor(a, tolerance))
     return found
 
 
-def _floor(tensor: Tensor) -> float:
+def _floor(tensor: Tensor, tolerance: float) -> float:
     """How far two evaluations of the same may be apart on its device."""
-    return 0.0 if tensor.device.type == "cpu" else GPU_TOLERANCE
+    return 0.0 if tensor.device.type == "cpu" else tolerance
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

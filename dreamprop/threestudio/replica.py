@@ -81,7 +81,7 @@ class Replica:
         self._indexed = takes_index(system.training_step)
         ending = owner(system, "on_train_batch_end")
         self._ends = ending is not None and ending.__module__ != "threestudio.systems.base"
-        self._device = next(iter(self._held.values())).device
+        self.device = next(iter(self._held.values())).device
         kept = system.state_dict(keep_vars=True)
         self._buffers = [name for name, _ in system.named_buffers() if name in kept]
 
@@ -111,13 +111,13 @@ class Replica:
         """Names of the buffers that travel in the state."""
         return set(self._buffers)
 
-    def read(self, before: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Copies of the parameters and the buffers as they are now."""
+        return {name: p.detach().clone() for name, p in self._held.items()}, self._read_buffers()
+
+    def _read_buffers(self) -> dict[str, Tensor]:
         now = dict(self.system.named_buffers())  # some are assigned anew, never the same object
-        buffers = {name: now[name].detach().clone() for name in self._buffers}
-        return {name: p.detach().clone() for name, p in self._held.items()}, buffers | self._carried.read(
-            before
-        )
+        return {name: now[name].detach().clone() for name in self._buffers} | self._carried.read()
 
     def write(self, state: State) -> None:
         """Put the system into a state."""
@@ -161,19 +161,19 @@ class Replica:
         blank = self._empty.count
         with self._attached(logged):
             for index in range(first, end):
-                with seeded(self._seed, index, self._device, "batch"):
+                with seeded(self._seed, index, self.device, "batch"):
                     batch = self._moved(self._batches.at(index))
                 self.form = tuple(
                     leaf.shape for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)
                 )
                 self.view.show(state.step)
-                with seeded(self._seed, index, self._device, "step"):
+                with seeded(self._seed, index, self.device, "step"):
                     if call(system, "on_train_batch_start", batch, index) == -1:
                         raise NotAChain(
                             "on_train_batch_start must let the epoch go on, got -1, which ends it; "
                             "run it in threestudio"
                         )
-                    seen = seen or self._carried.read(state.buffers)
+                    seen = seen or self._carried.read()
                     with terms.context():
                         output = system.training_step(*((batch, index) if self._indexed else (batch,)))
                     output = self._backward(output, state)
@@ -188,10 +188,9 @@ class Replica:
         self._check(stamps)
         self._clear()
         if self._empty.count > blank:
-            logged[EMPTY] = torch.tensor(1.0, device=self._device)
+            logged[EMPTY] = torch.ones((), device=self.device)
         aux |= {f"{LOG}{name}": value for name, value in logged.items()}
-        after = self.read(state.buffers)[1]
-        for name, value in after.items():
+        for name, value in self._read_buffers().items():
             aux[f"old/{name}"], aux[f"new/{name}"] = state.buffers[name], value
         return Drift(grads, aux | {f"seen/{name}": value for name, value in seen.items()})
 
@@ -206,7 +205,7 @@ class Replica:
         more = {k: v for k, v in output.items() if k != "loss"} if isinstance(output, Mapping) else {}
         known = {"loss": loss.detach().clone(), **more}
         if self._terms.scaling is not None:
-            loss = loss * state.buffers[SCALE].to(loss.device)
+            loss = loss * state.buffers[SCALE]  # a number on the CPU: no device waits for it
         call(self.system, "on_before_backward", loss)
         self.system.backward(loss) if hasattr(self.system, "backward") else loss.backward()
         call(self.system, "on_after_backward")
@@ -219,8 +218,8 @@ class Replica:
             aux[OVERFLOW] = self._unscale(state.buffers[SCALE])
         call(self.system, "on_before_optimizer_step", self.view.optimizers[0])
         grads = {name: p.grad for name, p in self._held.items() if p.grad is not None}
-        if aux.get(OVERFLOW):
-            grads = {name: torch.zeros_like(grad) for name, grad in grads.items()}
+        if OVERFLOW in aux:
+            grads = {name: grad.masked_fill(aux[OVERFLOW].bool(), 0.0) for name, grad in grads.items()}
         if self._terms.by_norm:
             aux[NORM] = norm_of(grads)
         if self._ends:  # it may do with them as it likes
@@ -228,14 +227,17 @@ class Replica:
         return grads, aux
 
     def _unscale(self, scale: Tensor) -> Tensor:
-        """Make gradients of a scaled loss those of the loss; whether one of them overflowed."""
+        """Make gradients of a scaled loss those of the loss; whether one of them overflowed.
+
+        Nothing is read from a device here: the scale is on the CPU, and the answer where the gradients are.
+        """
         inverse = scale.double().reciprocal().float()
-        held = [p for p in self._held.values() if p.grad is not None]
-        for parameter in held:
-            assert parameter.grad is not None
-            parameter.grad = parameter.grad * inverse.to(parameter.grad.device, parameter.grad.dtype)
-        fine = [p.grad.isfinite().all() for p in held if p.grad is not None]
-        return torch.tensor(float(bool(fine) and not bool(torch.stack(fine).all())))
+        fine = [torch.ones((), dtype=torch.bool, device=self.device)]
+        for parameter in self._held.values():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad * inverse
+                fine.append(parameter.grad.isfinite().all())
+        return (~torch.stack(fine).all()).float()
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
         """What changes when a parameter is written, without a look at its values."""
@@ -258,7 +260,7 @@ class Replica:
         batch = self._terms.convert(batch)
         for hook, more in (
             ("on_before_batch_transfer", (0,)),
-            ("transfer_batch_to_device", (self._device, 0)),
+            ("transfer_batch_to_device", (self.device, 0)),
             ("on_after_batch_transfer", (0,)),
         ):
             data = self.view.datamodule
@@ -277,9 +279,9 @@ class Replica:
 
         def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
             if isinstance(value, Tensor) and value.numel() == 1:
-                logged[name] = value.detach().float().reshape(())
+                logged[name] = value.detach().to(self.device, torch.float32, non_blocking=True).reshape(())
             elif isinstance(value, (int, float)):
-                logged[name] = torch.tensor(float(value), device=self._device)
+                logged[name] = torch.full((), float(value), device=self.device)
 
         system = self.system
         before = getattr(system, "_trainer", None)

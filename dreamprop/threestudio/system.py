@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from dreamprop.state import Drift, State
 from dreamprop.stepper import Stepper
 from dreamprop.threestudio import hooks
 from dreamprop.threestudio.chain import NotAChain
-from dreamprop.threestudio.copies import frozen_networks, meeting_points
+from dreamprop.threestudio.copies import frozen_networks
 from dreamprop.threestudio.meeting import Meeting
 from dreamprop.threestudio.parts import NUMBERS, after, numbers_distance
 from dreamprop.threestudio.replica import LOG, NORM, OVERFLOW, Replica
@@ -85,7 +86,7 @@ class Threestudio:
 
     def drift(self, state: State) -> Drift:
         """Gradients at a state, and the buffers after it."""
-        return self.replica.evaluate(state)
+        return self._told([self.replica.evaluate(state)])[0]
 
     def drift_window(self, states: Sequence[State]) -> list[Drift]:
         """The drifts of several states, their calls of frozen networks answered together.
@@ -95,27 +96,38 @@ class Threestudio:
         if self._meeting is None and not self.alone:
             self.alone = self._meet()
         if self._meeting is None:
-            return [self.drift(state) for state in states]
+            return self._told([self.replica.evaluate(state) for state in states])
         while len(self._replicas) < len(states):
             self._replicas.append(self.replica.copy(self._frozen))
         tasks = [partial(one.evaluate, state) for one, state in zip(self._replicas, states, strict=False)]
         calls = self._meeting.calls
-        drifts = self._meeting.run(tasks)
+        try:
+            drifts = self._meeting.run(tasks)
+        except torch.OutOfMemoryError:  # the copies make room for a smaller window
+            del self._replicas[1:]
+            raise
         if self._meeting.calls == calls:
             self._stay_alone("no step called a frozen network without gradients")
-        return drifts
+        return self._told(drifts)
+
+    def _told(self, drifts: list[Drift]) -> list[Drift]:
+        """The drifts with what updates decide by on the CPU, read from the device once for all of them."""
+        flags = [drift.aux[OVERFLOW] for drift in drifts if OVERFLOW in drift.aux]
+        if not flags:
+            return drifts
+        read = torch.stack(flags).cpu()
+        return [replace(d, aux={**d.aux, OVERFLOW: flag}) for d, flag in zip(drifts, read, strict=True)]
 
     def _meet(self) -> str:
         """Prepare for windows; why that cannot be, if it cannot."""
         self._frozen = frozen_networks(self.system, self.replica.trained)
-        points = meeting_points(self._frozen)
-        if not points:
+        if not self._frozen:
             return self._stay_alone("it holds no frozen network")
         try:
             self._replicas = [self.replica, self.replica.copy(self._frozen)]
         except Exception as error:
             return self._stay_alone(f"it cannot be copied ({type(error).__name__}: {error})")
-        self._meeting = Meeting(points)
+        self._meeting = Meeting(self._frozen, self.replica.device)
         return ""
 
     def _stay_alone(self, reason: str) -> str:
@@ -199,8 +211,10 @@ class Threestudio:
 
     def take_log(self, step: int) -> list[tuple[int, dict[str, float]]]:
         """What was logged in steps before this one and not yet taken, in order."""
-        due = [t for t in sorted(self.logged) if t < step]
-        return [(t, {name: float(v) for name, v in self.logged.pop(t).items()}) for t in due]
+        due = [(t, self.logged.pop(t)) for t in sorted(self.logged) if t < step]
+        logged = [value for _, metrics in due for value in metrics.values()]
+        read = iter(torch.stack(logged).tolist() if logged else [])  # from the device once for all of them
+        return [(t, {name: next(read) for name in metrics}) for t, metrics in due]
 
 
 def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, Any]:

@@ -181,10 +181,9 @@ class Run:
     def _ready(self, process: Threestudio, state: State) -> None:
         """Before the first step: whether the system is a chain at all, and can be solved as asked."""
         parallel.check(process, self.parallel, self.ranks)
-        monitor = PurityMonitor(process)
+        monitor = PurityMonitor(process, self.parallel.purity_tolerance)
         found = self._agreed(monitor.begin(state))
-        if not found.pure:
-            raise InputError(found.line())
+        self._heed(found, InputError)
         self._purity = monitor
         if self.compared:
             steps = 1 if self.sequential else self.parallel.window
@@ -196,7 +195,8 @@ class Run:
             "serial" if self.sequential else parallel.evaluator_name(process, self.parallel, self.ranks)
         )
         if self.lead:
-            print(found.line())
+            if found.pure:
+                print(found.line())
             self._log = self._open.enter_context(RoundLog(self.place, state.step))
             label = "sequential" if self.sequential else f"window {self.parallel.window}"
             bar = Bar(label, state.step, self._made.trainer.max_steps, rounds=len(self._log.rows))
@@ -206,6 +206,15 @@ class Run:
         """What the first process found that found something; all must end together."""
         told = self.ranks.tell(None if found.pure else asdict(found))
         return next((Purity(**known) for known in told if known is not None), found)
+
+    def _heed(self, found: Purity, error: type[ValueError]) -> None:
+        """End the run where a step is no function of its state; or say so, as `parallel.purity` has it."""
+        if found.pure:
+            return
+        if self.parallel.purity == "strict":
+            raise error(f"{found.line()}, or go on all the same with parallel.purity=warn")
+        if self.lead:
+            print(f"going on all the same (parallel.purity: warn): {found.line()}", file=sys.stderr)
 
     def _solution(
         self, process: Threestudio, begin: Window, target: int, after: Callable[[Round], None]
@@ -233,8 +242,8 @@ class Run:
                     self._bar.show(round)
                 if stop:
                     raise Interrupted(guard.asked)
-            if look and not (found := self._agreed(monitor.look(round.state))).pure:
-                raise NotAChain(found.line())
+            if look:
+                self._heed(self._agreed(monitor.look(round.state)), NotAChain)
 
         # Lightning takes SIGTERM for itself, and would look at it only when this returns
         with Guard(together=self.ranks.size > 1) as guard, self._peak:

@@ -41,6 +41,7 @@ def test_a_batch_that_does_not_fit_is_halved(evaluator: object) -> None:
     assert equal(solution.state, dp.solve(Toy(optimizer("Adam")), 30, 8, 1.0, evaluator="serial").state)
     assert process.tried[:2] == [8, 4] and max(process.tried[2:]) == 2, "8, then 4, then 2 from there on"
     assert [str(w.message).split()[0] for w in told] == ["8", "4"]
+    assert "parallel.sub_batch=2 from the start" in str(told[-1].message)
     with warnings.catch_warnings():  # the next run begins with what was asked for
         warnings.simplefilter("error", SmallerBatch)
         with pytest.raises(SmallerBatch):
@@ -54,7 +55,8 @@ def test_one_state_that_does_not_fit_is_an_error_with_advice() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SmallerBatch)
         with pytest.raises(
-            MemoryError, match=r"one state must fit in memory, step 0 does not .*; lower data.width"
+            MemoryError,
+            match=r"one state must fit in memory, step 0 does not .*; lower data.width.* or parallel.window",
         ):
             dp.solve(process, 30, 4, evaluator=dp.evaluate.batched(sub_batch=1))
 

@@ -59,6 +59,8 @@ Refused = Callable[[int], str]
         ("parallel.error_rule=exact", ["parallel.error_rule", "step, paper", "'exact'"]),
         ("parallel.evaluator=gpu", ["parallel.evaluator", "batched, serial, distributed", "'gpu'"]),
         ("parallel.layout=split", ["parallel.layout", "replicated, sharded", "'split'"]),
+        ("parallel.purity=lax", ["parallel.purity", "strict, warn", "'lax'"]),
+        ("parallel.purity_tolerance=1.5", ["parallel.purity_tolerance", "<= 1,", "1.5", "use 0.01"]),
         ("parallel.on_nonfinite=ignore", ["parallel.on_nonfinite", "stop, skip", "'ignore'"]),
         ("parallel.timeout=0", ["parallel.timeout", "> 0 seconds"]),
         ("checkpoint.train_time_interval=-1", ["checkpoint.train_time_interval", ">= 0 seconds"]),

@@ -188,7 +188,7 @@ def put(name: str, value: torch.Tensor) -> Callable[[dict, dict], None]:
         (lambda about, tensors: about.update(threshold="-1"), "got other fields"),
         (
             lambda about, tensors: about.update(steps=[40, 41, 42]),
-            "the same parameters in each of 3 state(s)",
+            "params of its process, got them without color",
         ),
         (lambda about, tensors: about["meta"].update(config=3), "must hold a config, got 3"),
         (lambda about, tensors: about["meta"].clear(), "must hold a config, got None"),

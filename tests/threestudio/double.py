@@ -117,22 +117,62 @@ class UNet(nn.Module):
         return self.inner(x) * scale + t[:, None]
 
 
+class Counted(nn.Module):
+    """A module that counts how often it is run."""
+
+    def __init__(self, wide: int, out: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(wide, 8), nn.Tanh(), nn.Linear(8, out))
+        self.runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return self.inner(x)
+
+
+class Posterior:
+    """A distribution, as an encoder gives it."""
+
+    def __init__(self, parameters: Tensor) -> None:
+        self.mean, self.spread = parameters.chunk(2, -1)
+
+    def sample(self) -> Tensor:
+        return self.mean + 0.1 * self.spread * torch.randn_like(self.mean)
+
+
+class VAE(nn.Module):
+    """A frozen network that is entered by two methods of its own, one of them with gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = Counted(4, 8), Counted(4, 4)
+        self.requires_grad_(False)
+
+    def encode(self, x: Tensor) -> Posterior:
+        return Posterior(self.encoder(x))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.decoder(2.0 * latents)
+
+
 class Guidance(Updateable):
     """Score distillation in miniature."""
 
     def __init__(self) -> None:
-        self.unet = UNet()
+        self.unet, self.vae = UNet(), VAE()
         self.most: float | None = None
 
     def update_step(self, epoch: int, global_step: int) -> None:
         self.most = 0.9 - 0.01 * global_step
 
     def __call__(self, x: Tensor) -> Tensor:
+        latents = self.vae.encode(x).sample()
         with torch.no_grad():
             t = torch.rand(len(x)) * (self.most or 1.0)
-            noise = torch.randn_like(x)
-            grad = self.unet(x + t[:, None] * noise, t) - noise
-        return (x * grad).sum() / len(x)
+            noise = torch.randn_like(latents)
+            grad = self.unet(latents + t[:, None] * noise, t) - noise
+        shown = self.vae.decode(latents.detach() - grad)  # gradients are recorded here, and none are needed
+        return ((latents * grad).sum() + 0.1 * ((x - shown) ** 2).sum()) / len(x)
 
 
 class System(nn.Module, Updateable):

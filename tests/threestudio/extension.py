@@ -75,6 +75,6 @@ class Forgetful(DreamFusion):
 
 @threestudio.register("sleepy-system")
 class Sleepy(Forgetful):
-    """The same from step 3 on."""
+    """The same from step 9 on."""
 
-    wakes = 3
+    wakes = 9

@@ -354,7 +354,7 @@ report = compat.install(sys.argv[1], "cpu")
 import threestudio, torch
 from threestudio.utils.config import load_config
 sys.path.insert(0, sys.argv[2])
-from tests.threestudio import tiny_sd
+from dreamprop.threestudio import tiny_sd
 model = str(tiny_sd.save(Path("sd")))
 words = ["a red torus", model, model]
 folder = "pretrained_model_name_or_path"

@@ -305,3 +305,31 @@ def test_a_schedule_of_epochs_is_shown_as_it_is(tmp_path: Path) -> None:
 
     run(tmp_path / "a", 4, solve=True, system=Epochs())
     assert set(seen) == {(0, 0.002, True)}
+
+
+def test_every_hook_that_lightning_calls_is_called(tmp_path: Path) -> None:
+    """In the same order around the steps, and with the same arguments inside them."""
+    names = [name for name in dir(lightning.LightningModule) if name.startswith("on_") and name != "on_gpu"]
+    told: list[Any] = []
+
+    def hook(name: str) -> Any:
+        def call(self: Any, *args: Any, **named: Any) -> Any:
+            index = [value for value in args if isinstance(value, int)]
+            batch = "_batch_" in name or "backward" in name or name == "on_before_optimizer_step"
+            told.append((name, batch, self.trainer.global_step, *index))
+            before = getattr(super(kind, self), name, None)
+            return before(*args, **named) if before else None
+
+        return call
+
+    kind = type("Hooked", (Light,), {name: hook(name) for name in names if name != "on_before_zero_grad"})
+    runs = []
+    for solve in (True, False):
+        told.clear()
+        run(tmp_path / str(solve), 7, solve=solve, system=kind(), how={"window": 1}, val_check_interval=3)
+        around = [(name, step) for name, batch, step, *_ in told if not batch]
+        runs.append((around, {call for call in told if call[1]}))
+    (around, inside), (others, within) = runs
+    assert around == others
+    assert {"on_fit_start", "on_train_epoch_start", "on_train_epoch_end"} <= {name for name, _ in around}
+    assert inside == within and ("on_train_batch_end", True, 7, 6) in inside

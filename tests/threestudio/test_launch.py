@@ -175,11 +175,10 @@ def test_a_run_writes_what_threestudio_writes(folder: Path) -> None:
             "trainer.max_stepz is no setting of Lightning's trainer; did you mean max_steps",
         ),
         ("trainer.max_steps=null", "trainer.max_steps must be an integer > 0, got none"),
-        ("system.nonsense=3", "system.nonsense is not known to threestudio"),
-        ("parallel.window=0", "parallel.window must be >= 1"),
+        ("parallel.window=0", "parallel.window must be a whole number >= 1"),
         ("system.renderer.estimator=proposal", "its network is trained inside the step"),
         ("system_type=warm-up-system", "optimizer_step must be Lightning's own, got WarmUp.optimizer_step"),
-        ("system_type=forgetful-system", "a step must give the same twice, got another geometry.encoding"),
+        ("system_type=forgetful-system", "steps also write losses, which cannot be put back"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_a_line(wrong: str, words: str, folder: Path) -> None:
@@ -223,11 +222,11 @@ def test_two_processes_share_a_run(folder: Path, layout: str) -> None:
 @upstream.needs_checkout
 def test_memory_that_wakes_later_ends_the_run(folder: Path) -> None:
     """In a line, with what was accepted on the disk."""
-    more = ("tag=sleepy", "system_type=sleepy-system", "trainer.max_steps=12")
-    done = launch(folder, *small(folder, *more), "--train", "parallel.window=2", "parallel.tolerance=0")
+    more = ("tag=sleepy", "system_type=sleepy-system", "trainer.max_steps=30")
+    done = launch(folder, *small(folder, *more), "--train", "parallel.window=4")
     assert done.returncode == 1, done.stderr
     [line] = [line for line in done.stderr.splitlines() if "must be a function of its state" in line]
-    assert line.startswith("step ") and "steps also write losses" in line
+    assert 9 < int(line.split()[1]) <= 13 and "steps also write losses" in line
     assert Path(line.rpartition("saved ")[2]).is_file()
     assert "Traceback" not in done.stderr
 
@@ -256,15 +255,14 @@ def test_a_stopped_run_goes_on_by_the_command_it_prints(folder: Path) -> None:
     """To the same bits, accelerated, as if it had never stopped."""
     pytest.importorskip("imageio_ffmpeg", reason="threestudio's videos need imageio-ffmpeg")
     steps = (
-        "trainer.max_steps=20",
-        "parallel.window=3",
-        "data.n_test_views=1",
-        "data.eval_width=8",
-        "data.eval_height=8",
+        "trainer.max_steps=12",
+        "parallel.window=4",
+        "parallel.tolerance=0.3",
+        "trainer.val_check_interval=6",
     )
     whole = launch(folder, *small(folder, "tag=whole", *steps), "--train")
     assert whole.returncode == 0, whole.stderr
-    assert "window 3: step 20/20" in whole.stderr and "/10" not in whole.stderr
+    assert "window 4: step 12/12" in whole.stderr and "/6," not in whole.stderr
     place = folder / "outputs" / "dreamfusion-sd"
     rows = place / "part" / "metrics.csv"
 
@@ -280,7 +278,7 @@ def test_a_stopped_run_goes_on_by_the_command_it_prints(folder: Path) -> None:
     assert printed[:2] == ["python", "launch.py"]
     assert "system.prompt_processor.prompt=a red torus" in printed
     kept = torch.load(printed[-1].removeprefix("resume="), weights_only=True)
-    assert 0 < kept["global_step"] < 20 and kept["dreamprop"]["ahead"]
+    assert 0 < kept["global_step"] < 12 and kept["dreamprop"]["ahead"]
     again = run([sys.executable, str(LAUNCH), *printed[2:]], Path.home())
     assert again.returncode == 0, again.stderr
     one, two = (

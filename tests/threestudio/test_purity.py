@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import dreamprop as dp
+from dreamprop.ranks import Ranks
+from dreamprop.settings import ParallelConfig
 from dreamprop.solution import Round
-from dreamprop.state import State, equal
+from dreamprop.state import Drift, State, equal
 from dreamprop.threestudio import purity
 from dreamprop.threestudio.chain import NotAChain
 from dreamprop.threestudio.purity import PurityMonitor
 from dreamprop.threestudio.system import Threestudio
+from dreamprop.upstream.run import Run
+from dreamprop.validate import InputError
+from dreamprop.window import Window
 
 from . import double
 from .double import System
@@ -208,14 +217,60 @@ def test_noise_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
                 loss = loss + 0.1 * (torch.randn(parameter.shape, generator=noise) * parameter).sum()
         return loss
 
-    monkeypatch.setattr(purity, "_floor", lambda tensor: 1e-2)
+    monkeypatch.setattr(purity, "_floor", lambda tensor, tolerance: tolerance)
     solved(chain(Remembers(blurs)), window=4)
     monkeypatch.setattr(purity, "NOISE", 0.0)
     with pytest.raises(NotAChain, match="what it depends on was not found"):
         solved(chain(Remembers(blurs)), window=4)
     monkeypatch.undo()
-    monkeypatch.setattr(purity, "_floor", lambda tensor: 1e-2)
+    monkeypatch.setattr(purity, "_floor", lambda tensor, tolerance: tolerance)
     with pytest.raises(NotAChain, match="steps also write seen"):
         # one by one: the system itself has counted far more than the copy that looks at it
         noisy = Remembers(lambda *step: blurs(step[0], counts(*step), step[2]))
         solved(chain(noisy), window=4, evaluator="serial")
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    device = torch.device("cuda")  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(("tolerance", "differs"), [(0.49, ["a"]), (0.51, [])])
+def test_on_a_gpu_evaluations_may_differ_by_as_much_as_is_asked_for(
+    tolerance: float, differs: list[str]
+) -> None:
+    monitor = PurityMonitor(chain(System()), tolerance)
+    exact = [Drift({"a": torch.tensor([x])}) for x in (2.0, 3.0)]
+    assert monitor._differences(*exact) == ["a"], "on a CPU by nothing"
+    drifts = [Drift({"a": drift.grads["a"].as_subclass(OnGpu)}) for drift in exact]
+    assert monitor._differences(*drifts) == differs
+
+
+def test_a_run_goes_on_and_says_so_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(how: str, act: Callable[[Any, Any, int], Any]) -> str:
+        studio = OmegaConf.create({"trial_dir": str(tmp_path), "seed": SEED, "trainer": {}})
+        block = ParallelConfig(purity=how, window=4)
+        made = Run(Namespace(), studio, block, torch.device("cpu"), Ranks())
+        made._trainer = SimpleNamespace(max_steps=16, loggers=[])
+        process, reached = chain(Remembers(act)), []
+        with made._open:
+            made._ready(process, process.init())
+            made._solve(process, Window((process.init(),)), 16, reached.append)
+        assert reached[-1].states[0].step == 16
+        return capsys.readouterr().err
+
+    def always(system: Any, loss: Any, step: int) -> Any:
+        system.seen.append(0.0)
+        return loss * len(system.seen)
+
+    for act, error in ((always, InputError), (counts, NotAChain)):  # at the start, and later
+        with pytest.raises(
+            error, match=r"run it in threestudio, or go on all the same with parallel\.purity=warn"
+        ):
+            run("strict", act)
+        said = run("warn", act)
+        assert "going on all the same (parallel.purity: warn): " in said and "steps also write seen" in said
+    assert "going on" not in run("warn", lambda system, loss, step: loss)

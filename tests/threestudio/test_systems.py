@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,23 +82,42 @@ def test_one_model_for_both_of_vsd(folder: Path, capsys: pytest.CaptureFixture[s
     assert "evaluated one by one" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["dreamfusion-sd", "prolificdreamer"])
-def test_a_window_meets_at_the_unet(name: str, folder: Path) -> None:
-    """One batched run of the frozen U-Net where there were eight, and the same gradients to rounding."""
+@pytest.mark.parametrize(
+    ("name", "meets"),
+    [
+        # the U-Net, and of the autoencoder's `decode` a convolution and the decoder; `encode` records gradients
+        ("dreamfusion-sd", {"UNet2DConditionModel", "Conv2d", "Decoder"}),
+        # VSD decodes nothing, and its other U-Net has the LoRA
+        ("prolificdreamer", {"UNet2DConditionModel"}),
+    ],
+)
+def test_a_window_meets_at_frozen_networks(name: str, meets: set[str], folder: Path) -> None:
+    """One run of each frozen network where there were eight, and the same gradients to rounding."""
     from dreamprop.threestudio import build
+    from dreamprop.threestudio.calls import Call
 
     process = build.process(upstream.studio(name, folder))
     states = [process.init()]
     while len(states) < 8:
         states.append(process.update(states[-1], process.drift(states[-1])))
-    runs = [0]
-    process.system.guidance.unet.register_forward_pre_hook(lambda *_: runs.append(1))
     alone = [process.drift(state) for state in states]
-    assert sum(runs) == 8
-    runs.clear()
-    together = process.drift_window(states)
-    # hooks of the network see the steps' calls; the runs behind them are counted by the meeting
-    assert (process._meeting.calls, process._meeting.answers) == (8, 1)  # type: ignore[union-attr]
+    process.drift_window(states[:2])  # in its first run each network is held against a call alone
+    meeting = process._meeting
+    assert meeting is not None
+    points = len(meets)
+    assert (meeting.calls, meeting.runs) == (2 * points, 2 * points)
+    runs: list[str] = []
+    real = Call.run
+
+    def run(call: Call, *inputs: Any) -> Any:
+        runs.append(type(call.network).__name__)
+        return real(call, *inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Call, "run", run)
+        together = process.drift_window(states)
+    assert sorted(runs) == sorted(meets)
+    assert (meeting.calls, meeting.runs) == (10 * points, 3 * points)
     for one, other in zip(alone, together, strict=True):
         for key, grad in one.grads.items():
             # float32's 6e-8 through a network, times a guidance scale of 100

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from dreamprop.threestudio import tiny_sd
+
 ROOT = os.environ.get("THREESTUDIO_ROOT", "")
 needs_checkout = pytest.mark.skipif(
     not ROOT, reason="THREESTUDIO_ROOT is not set to a checkout of threestudio"
@@ -26,8 +28,6 @@ def enter(folder: Path) -> None:
     """Work in a scratch folder with upstream importable; the models `sd` and `sd2` are made there."""
     from dreamprop.threestudio.compat import install
 
-    from . import tiny_sd
-
     install(ROOT, "cpu")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("diffusers").setLevel(logging.ERROR)
@@ -35,25 +35,6 @@ def enter(folder: Path) -> None:
     (folder / "load").symlink_to(Path(ROOT) / "load")
     tiny_sd.save(folder / "sd")
     tiny_sd.save(folder / "sd2", seed=1)
-
-
-def overrides(folder: Path, size: int = 16) -> list[str]:
-    """What makes any config of upstream small."""
-    sd = folder / "sd"
-    return [
-        "use_timestamp=false",
-        f"exp_root_dir={folder / 'outputs'}",
-        "system.prompt_processor.prompt=a red torus",
-        f"system.prompt_processor.pretrained_model_name_or_path={sd}",
-        f"system.guidance.pretrained_model_name_or_path={sd}",
-        "system.guidance.half_precision_weights=false",
-        "system.renderer.num_samples_per_ray=8",
-        f"{GRID}.n_levels=3",
-        f"{GRID}.log2_hashmap_size=10",
-        f"data.width={size}",
-        f"data.height={size}",
-        "trainer.precision=32",
-    ]
 
 
 VSD = [
@@ -125,7 +106,7 @@ def studio(name: str, folder: Path, *more: str) -> Any:
 
 def reduced(name: str, folder: Path, *more: str) -> tuple[Path, list[str]]:
     """A config file of a name, without what is dropped, and the overrides that make it small."""
-    arguments = [*overrides(folder), *SMALL.get(name, []), *more]
+    arguments = [*tiny_sd.overrides(folder), *SMALL.get(name, []), *more]
     tree = OmegaConf.load(Path(ROOT) / "configs" / f"{name}.yaml")
     for key in [a[1:] for a in arguments if a.startswith("~")]:
         above, _, last = key.rpartition(".")

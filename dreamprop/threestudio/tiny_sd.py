@@ -1,6 +1,7 @@
-"""A Stable Diffusion of random weights in a folder, small enough for tests: upstream's configs run on it unchanged.
+"""A Stable Diffusion of random weights in a folder, small enough for tests and benchmarks without a GPU.
 
-What upstream fixes stays: pictures of 512 x 512 become latents of 64 x 64, and VSD's camera embedding is 1280 wide.
+threestudio's configs run on it with a few overrides. What upstream fixes stays: pictures of 512 x 512 become latents
+of 64 x 64, and VSD's camera embedding is 1280 wide.
 """
 
 from __future__ import annotations
@@ -78,3 +79,22 @@ def save(folder: Path, seed: int = 0) -> Path:
     )
     pipe.save_pretrained(folder)
     return folder
+
+
+def overrides(folder: Path, size: int = 16) -> list[str]:
+    """What makes a config of threestudio small: the models in ``folder/sd``, pictures of so many pixels a side."""
+    model, grid = folder / "sd", "system.geometry.pos_encoding_config"
+    return [
+        "use_timestamp=false",
+        f"exp_root_dir={folder / 'outputs'}",
+        "system.prompt_processor.prompt=a red torus",
+        f"system.prompt_processor.pretrained_model_name_or_path={model}",
+        f"system.guidance.pretrained_model_name_or_path={model}",
+        "system.guidance.half_precision_weights=false",
+        "system.renderer.num_samples_per_ray=8",
+        f"{grid}.n_levels=3",
+        f"{grid}.log2_hashmap_size=10",
+        f"data.width={size}",
+        f"data.height={size}",
+        "trainer.precision=32",
+    ]
