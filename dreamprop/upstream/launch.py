@@ -20,7 +20,8 @@ from dreamprop.threestudio import build, hub, limits
 from dreamprop.threestudio.compat import install
 from dreamprop.threestudio.words import theirs, told
 from dreamprop.upstream.compare import compare
-from dreamprop.upstream.run import Run, prompt_of
+from dreamprop.upstream.run import Run
+from dreamprop.upstream.session import Session, prompt_of
 
 VERBS = ("train", "compare", "validate", "test", "export")
 
@@ -63,8 +64,10 @@ def launch(given: Namespace) -> int:
     given.config, given.threestudio, given.overrides = config, root, arguments
     if verb == "compare":
         return _compare(given, read.studio, block, device, ranks)
-    run = Run(given, read.studio, block, device, Ranks(timeout=block.timeout), sequential=given.baseline)
-    return run.train() if verb == "train" else run.show(verb)
+    ranks = Ranks(timeout=block.timeout)
+    if verb == "train":
+        return Run(given, read.studio, block, device, ranks, sequential=given.baseline).train()
+    return Session(config, read.studio, device, ranks, training=False).show(verb)
 
 
 def _compare(given: Namespace, studio: Any, block: ParallelConfig, device: torch.device, ranks: Ranks) -> int:

@@ -1,7 +1,5 @@
-"""One run of a threestudio system: built, solved, tested and summed up."""
+"""One training run of a threestudio system: built, solved, tested and summed up."""
 
-import importlib
-import shlex
 import sys
 import time
 from argparse import Namespace
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 import dreamprop as dp
 from dreamprop import audit, crew, files, parallel
@@ -23,7 +20,6 @@ from dreamprop.outcome import Outcome
 from dreamprop.peak import Peak
 from dreamprop.progress import Bar
 from dreamprop.ranks import RankFailed, Ranks, part
-from dreamprop.resume import started
 from dreamprop.roundlog import RoundLog
 from dreamprop.run import STOPS
 from dreamprop.settings import ParallelConfig
@@ -31,25 +27,24 @@ from dreamprop.shards import WHOLE
 from dreamprop.solution import Round
 from dreamprop.state import State, to
 from dreamprop.summary import versions
-from dreamprop.threestudio import build
 from dreamprop.threestudio.chain import NotAChain
-from dreamprop.threestudio.checkpoint import placed, status
+from dreamprop.threestudio.checkpoint import placed
 from dreamprop.threestudio.fit import solved
 from dreamprop.threestudio.purity import Purity, PurityMonitor
 from dreamprop.threestudio.replica import EMPTY
 from dreamprop.threestudio.system import Threestudio
-from dreamprop.threestudio.words import theirs, told
-from dreamprop.upstream.trainer import make_trainer
+from dreamprop.threestudio.words import theirs
+from dreamprop.upstream.command import command
+from dreamprop.upstream.session import Session, prompt_of
 from dreamprop.upstream.views import Shown, read_views
 from dreamprop.window import Window
 
-STAGES = ("validation", "test", "predict")
 LOSS = "train/loss"
 """How threestudio's systems begin the names of the losses that they log."""
 
 
 class Run:
-    """One run of a config, into the trial folder that it names.
+    """One training run of a config, into the trial folder that it names.
 
     Args:
         given: the command line, its paths absolute.
@@ -107,24 +102,15 @@ class Run:
         """Keep what was accepted, and say how to go on."""
         if isinstance(stop, RankFailed):
             print(stop.told, file=sys.stderr)
-        kept = (self.place / "ckpts" / f"stopped-step={self._trainer.global_step}.ckpt").resolve()
-        self._trainer.save_checkpoint(kept)
+        kept = (self.place / "ckpts" / f"stopped-step={self._made.trainer.global_step}.ckpt").resolve()
+        self._made.trainer.save_checkpoint(kept)
         if isinstance(stop, NotAChain):  # it would stop there again
             print(f"{stop}; saved {kept}", file=sys.stderr)
         else:
-            print(f"{stop}\nsaved {kept}; go on with:\n  {self._command(kept)}", file=sys.stderr)
-
-    def _command(self, kept: Path) -> str:
-        """The command that goes on from a checkpoint."""
-        given = self.given
-        words = [*started(self.ranks.size), "--config", str(given.config), "--train"]
-        for flag in ("baseline", "verbose"):
-            words += [f"--{flag}"] if getattr(given, flag) else []
-        for name in ("threestudio", "device", "gpu"):
-            value = getattr(given, name)
-            words += [f"--{name}", str(value)] if value is not None else []
-        more = [word for word in given.overrides if not word.startswith("resume=")]
-        return shlex.join([*words, *more, f"resume={kept}"])
+            print(
+                f"{stop}\nsaved {kept}; go on with:\n  {command(self.given, self.ranks.size, kept)}",
+                file=sys.stderr,
+            )
 
     def outcome(self) -> Outcome | None:
         """Train and test; what came out, on the first process.
@@ -151,42 +137,14 @@ class Run:
             self._losses,
         )
 
-    def show(self, verb: str) -> int:
-        """Validate, test or export."""
-        self._make(training=False)
-        system, resume = self._system, self.studio.resume
-        with theirs(self.studio):
-            if resume is not None:  # Lightning restores neither by itself outside fit
-                system.set_resume_status(*status(resume))
-        begun: list[int] = []
-        self._on(**{f"on_{stage}_batch_start": lambda *_: begun.append(1) for stage in STAGES})
-        trainer = self._trainer
-        run = {"validate": trainer.validate, "test": trainer.test, "export": trainer.predict}[verb]
-        with theirs(self.studio, lambda: bool(begun)):
-            run(system, datamodule=self._data, ckpt_path=resume)
-        return 0
-
-    def _make(self, training: bool) -> None:
-        with theirs(self.studio):
-            made = crew.together(self.ranks, lambda: told(lambda: build.make(self.studio), self.studio))
-            self._data, self._system = made
-            self._trainer = make_trainer(
-                self.given.config, self.studio, self.device, self._system, training=training, lead=self.lead
-            )
-
-    def _on(self, **hooks: Callable[..., Any]) -> None:
-        """Have the trainer call functions where Lightning calls its callbacks."""
-        callbacks = importlib.import_module("pytorch_lightning.callbacks")
-        self._trainer.callbacks.append(callbacks.LambdaCallback(**hooks))
-
     def _fit(self) -> None:
         """Train to the last step."""
-        self._make(training=True)
+        made = self._made = Session(self.given.config, self.studio, self.device, self.ranks, training=True)
         if self.lead:
             self.place.mkdir(parents=True, exist_ok=True)
             (self.place / "cmd.txt").write_text("python " + " ".join(sys.argv) + "\n")
             print(f"writing to {self.place}")
-        trainer, system = self._trainer, self._system
+        trainer, system = made.trainer, made.system
         with Guard(), self._open, theirs(self.studio, lambda: self._purity is not None):
             solved(
                 trainer,
@@ -197,7 +155,7 @@ class Run:
                 agree=lambda step: int(self.ranks.tell(step)[0]),
                 share=self._share,
             )
-            trainer.fit(system, datamodule=self._data, ckpt_path=self.studio.resume)
+            trainer.fit(system, datamodule=made.data, ckpt_path=self.studio.resume)
         step, last = trainer.global_step, trainer.max_steps
         if step > last:
             raise InputError(
@@ -209,12 +167,12 @@ class Run:
         part()  # Lightning would wait for the others in everything that the first process now does alone
         if self._log is None:
             return None
-        summary = self._summary(self._trainer.global_step)
+        summary = self._summary(self._made.trainer.global_step)
         files.write_json(self.place / "summary.json", summary)
         if self.compared:
             # callbacks are called before the system's own end of the test, which may remove the pictures
-            self._on(on_test_epoch_end=self._keep_views)
-        self._trainer.test(self._system, datamodule=self._data)
+            self._made.on(on_test_epoch_end=self._keep_views)
+        self._made.trainer.test(self._made.system, datamodule=self._made.data)
         return summary
 
     def _keep_views(self, *_: Any) -> None:
@@ -229,7 +187,7 @@ class Run:
         self._purity = monitor
         if self.compared:
             steps = 1 if self.sequential else self.parallel.window
-            target = min(state.step + steps, self._trainer.max_steps)
+            target = min(state.step + steps, self._made.trainer.max_steps)
             self._solution(process, Window((state,)), target, lambda round: None)
             process.commit(state)
             process.logged.clear()
@@ -241,7 +199,7 @@ class Run:
                 print(found.line())
             self._log = self._open.enter_context(RoundLog(self.place, state.step))
             label = "sequential" if self.sequential else f"window {self.parallel.window}"
-            bar = Bar(label, state.step, self._trainer.max_steps, rounds=len(self._log.rows))
+            bar = Bar(label, state.step, self._made.trainer.max_steps, rounds=len(self._log.rows))
             self._bar = self._open.enter_context(bar)
 
     def _agreed(self, found: Purity) -> Purity:
@@ -266,11 +224,11 @@ class Run:
             skip = self.parallel.on_nonfinite
             return dp.solve_sequential(process, target, on_nonfinite=skip, state=begin, callback=after).state
         options = parallel.solve_options(process, self.parallel, self.ranks)
-        last = int(self._trainer.max_steps)
+        last = int(self._made.trainer.max_steps)
         return dp.solve(process, last, state=begin, stop=target, callback=after, **options).state
 
     def _solve(self, process: Threestudio, reached: Any, target: int, accept: Callable[[Any], None]) -> None:
-        monitor, last = self._purity, int(self._trainer.max_steps)
+        monitor, last = self._purity, int(self._made.trainer.max_steps)
         assert monitor is not None
 
         def after(round: Round) -> None:
@@ -311,7 +269,7 @@ class Run:
                 if name.startswith(LOSS):
                     self._losses.setdefault(name, []).append((t, value))
             if self.lead and metrics and (t + 1) % every == 0:
-                for logger in self._trainer.loggers:
+                for logger in self._made.trainer.loggers:
                     logger.log_metrics({**metrics, **process.stepper.rates(t), "epoch": 0}, step=t)
 
     def _summary(self, step: int) -> dict[str, Any]:
@@ -345,8 +303,3 @@ class Run:
             "versions": versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-
-
-def prompt_of(studio: Any) -> str:
-    """What is made; nothing where a picture says it."""
-    return OmegaConf.select(studio, "system.prompt_processor.prompt", default="") or ""
