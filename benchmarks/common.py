@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop.build import Experiment, load, make_process
-from dreamprop.prior import judge
+from dreamprop.prior import classifier
 from dreamprop.prior.vocabulary import single_object_prompts
 from dreamprop.rng import generator
+from dreamprop.runs.experiment import Experiment, load, make_process
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS = 8
@@ -63,7 +63,7 @@ def views(process: Any, state: Any) -> Tensor:
 
 def judged(prompt: str, pictures: Tensor) -> float:
     """Share of the views in which the judge's first choice among all prompts is this one: R-precision."""
-    names = judge.load().names(pictures, prompt)
+    names = classifier.load().names(pictures, prompt)
     return sum(names) / len(names)
 
 

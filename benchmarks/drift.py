@@ -16,7 +16,7 @@ import torch
 from common import experiment, table
 
 import dreamprop as dp
-from dreamprop.build import make_process
+from dreamprop.runs.experiment import make_process
 
 
 def milliseconds(call: Callable[[], object], repeat: int) -> float:

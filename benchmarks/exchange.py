@@ -25,9 +25,9 @@ import torch
 from common import table
 
 import dreamprop as dp
+from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.rendezvous import join
 from dreamprop.optim import Adam, ParamGroup
-from dreamprop.ranks import Ranks
-from dreamprop.rendezvous import join
 
 LAYOUTS = ("replicated", "sharded")
 

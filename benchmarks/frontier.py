@@ -20,7 +20,7 @@ import torch
 from common import ROOT, Results, experiment, judged, processes, table, views
 
 import dreamprop as dp
-from dreamprop.metrics import psnr_db
+from dreamprop.runs.artifacts.quality import psnr_db
 
 
 def measure(args: argparse.Namespace, results: Results, prompt: str) -> None:

@@ -33,14 +33,14 @@ from common import table
 from torch import Tensor, nn
 
 from dreamprop.evaluate.batched import cut
-from dreamprop.peak import Peak
 from dreamprop.state import Drift, State
-from dreamprop.threestudio import build, tiny_sd
+from dreamprop.threestudio import loading, tiny_sd
+from dreamprop.threestudio.call_batcher import Meeting
 from dreamprop.threestudio.compat import install
-from dreamprop.threestudio.copies import frozen_networks
-from dreamprop.threestudio.meeting import Meeting
 from dreamprop.threestudio.replica import Replica
+from dreamprop.threestudio.replicate import frozen_networks
 from dreamprop.threestudio.system import Threestudio
+from dreamprop.utils.peak_memory import Peak
 
 MIB, GIB = 2**20, 2**30
 
@@ -60,7 +60,7 @@ def make(args: argparse.Namespace) -> Threestudio:
         (folder / "load").symlink_to(args.threestudio / "load")
         overrides = tiny_sd.overrides(folder)
     os.chdir(folder if args.tiny else args.threestudio)
-    return build.process(build.read(config, [*overrides, *args.overrides]).studio, args.device)
+    return loading.process(loading.read(config, [*overrides, *args.overrides]).studio, args.device)
 
 
 def window(process: Threestudio, count: int) -> list[State]:

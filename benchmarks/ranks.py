@@ -23,9 +23,9 @@ import torch
 from common import experiment, table
 
 import dreamprop as dp
-from dreamprop.build import make_process
-from dreamprop.ranks import Ranks
-from dreamprop.rendezvous import join
+from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.rendezvous import join
+from dreamprop.runs.experiment import make_process
 
 ROWS = ("render", "guidance", "gradient", "exchange", "rollout", "guess", "error")
 

@@ -20,9 +20,9 @@ import torch
 from common import ROOT, Results, experiment, judged, prompts, table, views
 
 import dreamprop as dp
-from dreamprop.build import make_process
-from dreamprop.parallel import solve_options
-from dreamprop.ranks import Ranks
+from dreamprop.distributed.communicator import Ranks
+from dreamprop.runs.experiment import make_process
+from dreamprop.runs.parallel import solve_options
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """dreamprop: text-to-3D by score distillation, solved in parallel over its steps (arXiv:2311.17082)."""
 
 from dreamprop import evaluate, optim
-from dreamprop.picard import solve
+from dreamprop.adapters.purity import ImpureDrift
+from dreamprop.adapters.wrap import wrap
 from dreamprop.process import Group, Process
-from dreamprop.purity import ImpureDrift
-from dreamprop.sequential import solve_sequential
-from dreamprop.solution import Round, Solution, Stats
+from dreamprop.solver.picard import solve
+from dreamprop.solver.sequential import solve_sequential
+from dreamprop.solver.solution import Round, Solution, Stats
 from dreamprop.state import Drift, State
-from dreamprop.wrap import wrap
 
 __version__ = "0.1.0"
 

@@ -35,7 +35,7 @@ class Process(Protocol):
       measured by what the update moved.
     * ``skip(state) -> State``: the next state with the update left out; without it a copy a step later.
     * ``buffer_distance(name, rolled_out, guessed) -> Tensor``: how far two buffers differ, relative to their size;
-      without it by the kind of their type, see ``dreamprop.buffers.distance``.
+      without it by the kind of their type, see ``dreamprop.solver.buffers.distance``.
     * ``elementwise(step) -> bool``: whether the update (and the prediction) into a step moves every element of the
       parameters by its own gradient and moments alone; what layout ``sharded`` must know.
 

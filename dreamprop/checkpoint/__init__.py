@@ -4,9 +4,9 @@
 looks after a folder of them. Nothing is unpickled.
 """
 
-from dreamprop.checkpoint.content import FORMAT, Damaged
-from dreamprop.checkpoint.disk import load, load_window, save
-from dreamprop.checkpoint.shelf import Found, finished, keep, latest, newest, sweep
+from dreamprop.checkpoint.directory import Found, finished, keep, latest, newest, sweep
+from dreamprop.checkpoint.format import FORMAT, Damaged
+from dreamprop.checkpoint.io import load, load_window, save
 
 __all__ = [
     "FORMAT",

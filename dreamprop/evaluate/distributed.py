@@ -22,13 +22,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dreamprop import memory, parcel
+from dreamprop.distributed import flat_buffer
+from dreamprop.distributed.communicator import PATIENCE, RankFailed, Ranks
+from dreamprop.distributed.rendezvous import join
+from dreamprop.distributed.sharding import Plan, Shard, Sharded
 from dreamprop.evaluate.batched import attempt_all, check_sub_batch, cut, halved
 from dreamprop.process import Process
-from dreamprop.ranks import PATIENCE, RankFailed, Ranks
-from dreamprop.rendezvous import join
-from dreamprop.shards import Plan, Shard, Sharded
 from dreamprop.state import Drift, State
+from dreamprop.utils import cpu_allocator
 
 LAYOUTS = ("replicated", "sharded")
 FITS, TOO_LARGE, FAILED = range(3)
@@ -99,13 +100,16 @@ class Distributed:
         plan, params = states[0].plan, states[0].params
         shapes = {n: shape for n, shape in plan.shapes if shape}  # what has no dimension is here already
         device = next(iter(params.values())).device
-        out = [parcel.pack([states[i].params[n] for i in places for n in shapes], device) for places in slots]
+        out = [
+            flat_buffer.pack([states[i].params[n] for i in places for n in shapes], device)
+            for places in slots
+        ]
         forms = [
             [(params[n].dtype, _length(plan, n, r)) for _ in slots[rank] for n in shapes]
             for r in range(plan.ranks)
         ]
-        come = self.ranks.all_to_all(out, [parcel.size_of(form) for form in forms])
-        parts = [iter(parcel.unpack(p, form)) for p, form in zip(come, forms, strict=True)]
+        come = self.ranks.all_to_all(out, [flat_buffer.size_of(form) for form in forms])
+        parts = [iter(flat_buffer.unpack(p, form)) for p, form in zip(come, forms, strict=True)]
         brought = []
         for i in slots[rank]:
             whole = {n: torch.cat([next(part) for part in parts]).view(shapes[n]) for n in shapes}
@@ -121,7 +125,7 @@ class Distributed:
         Raises:
             RankFailed: a rank raised.
         """
-        forms = [parcel.describe(drift) for drift in drifts or []]
+        forms = [flat_buffer.describe(drift) for drift in drifts or []]
         keys = [_key(form) for form in forms]
         status = FAILED if failed else TOO_LARGE if drifts is None else FITS
         width = max(map(len, slots))
@@ -148,17 +152,17 @@ class Distributed:
         plan = base.plan if isinstance(base, Shard) else None
         device = next(iter(base.params.values())).device
         if plan is None:
-            come = self._gather(parcel.pack([t for d in drifts for t in _tensors(d)], device), forms)
+            come = self._gather(flat_buffer.pack([t for d in drifts for t in _tensors(d)], device), forms)
         else:
             out = [
-                parcel.pack([t for d in drifts for t in _tensors(d, plan, r)], device)
+                flat_buffer.pack([t for d in drifts for t in _tensors(d, plan, r)], device)
                 for r in range(ranks.size)
             ]
             come = ranks.all_to_all(out, [_size(row, plan, ranks.rank) for row in forms])
         found: dict[int, Drift] = {}
         for row, places, bytes_ in zip(forms, slots, come, strict=True):
             tensors = iter(
-                parcel.unpack(bytes_[: _size(row, plan, ranks.rank)], _shapes(row, plan, ranks.rank))
+                flat_buffer.unpack(bytes_[: _size(row, plan, ranks.rank)], _shapes(row, plan, ranks.rank))
             )
             for place, (grads, aux) in zip(places, row, strict=True):
                 found[place] = Drift(
@@ -173,7 +177,7 @@ class Distributed:
         if mine.device.type == "cpu":  # several times faster over gloo than its all-gather is
             return self.ranks.all_to_all([mine] * self.ranks.size, [_size(row, None, 0) for row in forms])
         longest = max(_size(row, None, 0) for row in forms)
-        padded = memory.empty(longest, mine.device)
+        padded = cpu_allocator.empty(longest, mine.device)
         padded[: mine.numel()] = mine
         return self.ranks.all_gather(padded)
 
@@ -236,14 +240,14 @@ def _shapes(row: list[Any], plan: Plan | None, rank: int) -> list[tuple[torch.dt
     """Types and shapes of what a rank is to have of the drifts of a row."""
     shapes: list[tuple[torch.dtype, Sequence[int]]] = []
     for grads, aux in row:
-        for (name, *_), (dtype, shape) in zip(grads, parcel.shapes_of(grads), strict=True):
+        for (name, *_), (dtype, shape) in zip(grads, flat_buffer.shapes_of(grads), strict=True):
             shapes.append((dtype, _length(plan, name, rank) if plan and shape else shape))
-        shapes += parcel.shapes_of(aux)
+        shapes += flat_buffer.shapes_of(aux)
     return shapes
 
 
 def _size(row: list[Any], plan: Plan | None, rank: int) -> int:
-    return parcel.size_of(_shapes(row, plan, rank))
+    return flat_buffer.size_of(_shapes(row, plan, rank))
 
 
 def _length(plan: Plan, name: str, rank: int) -> tuple[int]:

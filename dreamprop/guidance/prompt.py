@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamprop.guidance.model import Model
-from dreamprop.validate import InputError
+from dreamprop.config.validate import InputError
+from dreamprop.guidance.diffusion import Model
 
 DIRECTIONS = ("side", "front", "back", "overhead")
 """In the order of their numbers; where several hold, the last one does."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamprop.guidance.model import Model
+from dreamprop.guidance.diffusion import Model
 from dreamprop.guidance.prompt import Prompt
 from dreamprop.optim import schedule
 from dreamprop.optim.base import Schedule

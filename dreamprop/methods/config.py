@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from dreamprop.methods.checks import (
+from dreamprop.config.schedule_checks import (
     check_milestones,
     check_name,
     check_numbers,
@@ -21,8 +21,8 @@ from dreamprop.methods.checks import (
     check_staged,
     staged,
 )
+from dreamprop.config.validate import number
 from dreamprop.optim import OPTIMIZERS
-from dreamprop.validate import number
 
 GEOMETRIES = ("volume-grid", "implicit-volume")
 BACKGROUNDS = ("random-color-background", "solid-color-background")

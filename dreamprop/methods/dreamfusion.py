@@ -17,21 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamprop import prior
-from dreamprop.guidance import model as models
+from dreamprop.guidance import diffusion as models
 from dreamprop.guidance.prompt import Prompt, Views
 from dreamprop.guidance.sds import SDS, join
-from dreamprop.methods.build import make_field, make_optimizer
 from dreamprop.methods.config import DataConfig, SystemConfig
-from dreamprop.methods.cores import over_cores, split_over_cores
-from dreamprop.methods.draws import Draws, draw
+from dreamprop.methods.factory import make_field, make_optimizer
+from dreamprop.methods.step_sample import Draws, draw
 from dreamprop.optim import schedule
 from dreamprop.process import Group
 from dreamprop.rng import generator
 from dreamprop.scenes import background, cameras
 from dreamprop.scenes.field import stack
-from dreamprop.scenes.render import Rendered, render
 from dreamprop.scenes.shading import Shading
+from dreamprop.scenes.volume_rendering import Rendered, render
 from dreamprop.state import Drift, State
+from dreamprop.utils.cpu_threads import over_cores, split_over_cores
 
 __all__ = ["DataConfig", "DreamFusion", "SystemConfig"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from dreamprop.blocks import Tensors as Many
-from dreamprop.blocks import add, addcdiv, blocks, lerp, like, mul
 from dreamprop.optim.base import Grouped, ParamGroup, Schedule, Tensors
+from dreamprop.utils.foreach import Tensors as Many
+from dreamprop.utils.foreach import add, addcdiv, blocks, lerp, like, mul
 
 AHEAD = "/ahead/"
 """Where a prediction keeps the direction it goes in; no parameter's moment is called that."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from dreamprop.blocks import blocks, like
 from dreamprop.optim.base import Grouped, ParamGroup, Schedule, Tensors
+from dreamprop.utils.foreach import blocks, like
 
 
 class Adan(Grouped):

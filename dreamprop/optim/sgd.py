@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from dreamprop.blocks import Tensors as Many
-from dreamprop.blocks import blocks, like
 from dreamprop.optim.base import Grouped, ParamGroup, Schedule, Tensors
 from dreamprop.process import Group
+from dreamprop.utils.foreach import Tensors as Many
+from dreamprop.utils.foreach import blocks, like
 
 
 class SGD(Grouped):

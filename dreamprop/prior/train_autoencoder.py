@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from dreamprop.files import write_json
 from dreamprop.prior.dataset import Dataset
 from dreamprop.prior.stable_diffusion import make_autoencoder
-from dreamprop.prior.train import load_atlas
+from dreamprop.prior.train_model import load_atlas
 from dreamprop.prior.training import Training, run
 from dreamprop.prior.world import LARGE, build_atlas
 from dreamprop.rng import generator
+from dreamprop.utils.atomic_io import write_json
 
 FRESH = 9_000_021
 """The seed of the renders that the autoencoder is tested on."""

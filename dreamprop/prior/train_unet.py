@@ -19,8 +19,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dreamprop.config import InputError
-from dreamprop.files import write_json
+from dreamprop.config.loader import InputError
 from dreamprop.prior.captions import captions
 from dreamprop.prior.dataset import Dataset
 from dreamprop.prior.latents import Latents, load_latents
@@ -33,10 +32,11 @@ from dreamprop.prior.stable_diffusion import (
     save,
     token_ids,
 )
-from dreamprop.prior.train import load_atlas
+from dreamprop.prior.train_model import load_atlas
 from dreamprop.prior.training import Training, run
 from dreamprop.prior.world import LARGE
 from dreamprop.rng import generator
+from dreamprop.utils.atomic_io import write_json
 
 DROP = 0.1
 """Share of pictures that are shown without a caption."""

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dreamprop.files import write_json
-from dreamprop.interrupt import Guard, Interrupted
-from dreamprop.prior.train import learning_rate
+from dreamprop.prior.train_model import learning_rate
+from dreamprop.utils.atomic_io import write_json
+from dreamprop.utils.signals import Guard, Interrupted
 
 BETAS = (0.9, 0.99)
 WEIGHT_DECAY = 0.01

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from dreamprop.validate import InputError, brief, shortened
+from dreamprop.config.validate import InputError, brief, shortened
 
 PRIMITIVES = ("sphere", "cube", "cone", "cylinder", "torus", "capsule", "pyramid")
 COMPOSITES = ("mug", "snowman", "house", "tree", "table", "mushroom")  # these have a front

@@ -22,7 +22,7 @@ from omegaconf import Container, OmegaConf
 from torch import Tensor
 
 from dreamprop.state import State
-from dreamprop.threestudio.parts import NUMBERS, TENSOR
+from dreamprop.threestudio.extra_state import NUMBERS, TENSOR
 
 ENTRY, FORMAT = "dreamprop", 1
 PARTS = ("params", "moments", "buffers")

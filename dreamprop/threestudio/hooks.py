@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dreamprop.threestudio.chain import NotAChain
+from dreamprop.threestudio.errors import NotAChain
 
 ELSEWHERE = {
     "optimizer_step": "give a warm-up or any other schedule as the lr_scheduler of configure_optimizers, interval step",

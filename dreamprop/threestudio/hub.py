@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dreamprop.config import InputError
+from dreamprop.config.loader import InputError
 
 KEY = "pretrained_model_name_or_path"
 DEBIASING = f"{KEY}_prompt_debiasing"

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from dreamprop.config import InputError, nearest
+from dreamprop.config.loader import InputError, nearest
 
 OURS = {
     "accelerator": "--device",

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop.purity import GPU_TOLERANCE, some
+from dreamprop.adapters.purity import GPU_TOLERANCE, some
 from dreamprop.state import Drift, State
-from dreamprop.threestudio.chain import NotAChain
+from dreamprop.threestudio.errors import NotAChain
+from dreamprop.threestudio.extra_state import walk
 from dreamprop.threestudio.hooks import owner
-from dreamprop.threestudio.parts import walk
 from dreamprop.threestudio.remembered import outline, outside
 from dreamprop.threestudio.replica import WRITTEN, Replica
 from dreamprop.threestudio.system import Threestudio

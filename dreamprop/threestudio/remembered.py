@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamprop.threestudio.parts import attributes, walk
+from dreamprop.threestudio.extra_state import attributes, walk
 from dreamprop.threestudio.replica import Replica
 
 

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dreamprop.purity import some
+from dreamprop.adapters.purity import some
+from dreamprop.adapters.torch_optimizer import norm_of
 from dreamprop.rng import seeded
 from dreamprop.state import Drift, State, check_names
-from dreamprop.stepper import norm_of
-from dreamprop.threestudio.batches import Batches
-from dreamprop.threestudio.chain import NotAChain
-from dreamprop.threestudio.copies import copied
-from dreamprop.threestudio.empty import count_empty_renders
+from dreamprop.threestudio.empty_renders import count_empty_renders
+from dreamprop.threestudio.errors import NotAChain
+from dreamprop.threestudio.extra_state import Carried
 from dreamprop.threestudio.hooks import call, owner, takes_index
-from dreamprop.threestudio.parts import Carried
-from dreamprop.threestudio.terms import SCALE, Terms
-from dreamprop.threestudio.view import View
+from dreamprop.threestudio.precision import SCALE, Terms
+from dreamprop.threestudio.replicate import copied
+from dreamprop.threestudio.step_data import Batches
+from dreamprop.threestudio.trainer_proxy import View
 
 OVERFLOW = "overflow"
 """In aux: whether a gradient of a scaled loss was not finite; such a step is not taken."""

@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop.buffers import distance
+from dreamprop.adapters.torch_optimizer import Stepper
 from dreamprop.process import Group
+from dreamprop.solver.buffers import distance
 from dreamprop.state import Drift, State
-from dreamprop.stepper import Stepper
 from dreamprop.threestudio import hooks
-from dreamprop.threestudio.chain import NotAChain
-from dreamprop.threestudio.copies import frozen_networks
-from dreamprop.threestudio.meeting import Meeting
-from dreamprop.threestudio.parts import NUMBERS, after, numbers_distance
+from dreamprop.threestudio.call_batcher import Meeting
+from dreamprop.threestudio.errors import NotAChain
+from dreamprop.threestudio.extra_state import NUMBERS, after, numbers_distance
+from dreamprop.threestudio.precision import SCALE, Terms, rescale, scaler_state
 from dreamprop.threestudio.replica import LOG, NORM, OVERFLOW, Replica
-from dreamprop.threestudio.terms import SCALE, Terms, rescale, scaler_state
-from dreamprop.threestudio.view import View
+from dreamprop.threestudio.replicate import frozen_networks
+from dreamprop.threestudio.trainer_proxy import View
 
 AVERAGES = 0.2
 """Weight of nerfacc's running averages (`occs`) beside what they say is occupied (`binaries`)."""

@@ -11,7 +11,7 @@ from torch import nn
 
 import dreamprop as dp
 from dreamprop.optim import OPTIMIZERS, ParamGroup
-from dreamprop.resize import resize_moments, resize_params
+from dreamprop.optim.resize import resize_moments, resize_params
 from dreamprop.rng import generator
 
 

@@ -18,9 +18,9 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dreamprop as dp
-from dreamprop import blocks
+from dreamprop.distributed.rendezvous import join
 from dreamprop.evaluate.distributed import _digest
-from dreamprop.rendezvous import join
+from dreamprop.utils import foreach
 from tests.distributed.cases import CASES, WAYS
 
 RANKS = (1, 2, 3, 4)
@@ -43,7 +43,7 @@ def work(folder: Path, made: dict[str, dp.Process]) -> None:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     results = {}
     for name, (make, steps, arguments, sub_batch) in CASES.items():
-        blocks.PIECE = piece(name)
+        foreach.PIECE = piece(name)
         for way in WAYS:
             evaluator = dp.evaluate.distributed(layout=way, sub_batch=sub_batch, timeout=60)
             process = made.get(name) or make()

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import dreamprop as dp
-from dreamprop import blocks
 from dreamprop.state import equal
+from dreamprop.utils import foreach
 
 from .cases import CASES, WAYS
 from .fleet import RANKS, piece, told
@@ -38,7 +38,7 @@ def test_any_number_of_ranks_and_both_layouts_agree_bit_for_bit(
 ) -> None:
     """With each other, and with one process that knows of no others."""
     assert set(results) == {f"{size}-{rank}" for size in RANKS for rank in range(size)}
-    monkeypatch.setattr(blocks, "PIECE", piece(name))
+    monkeypatch.setattr(foreach, "PIECE", piece(name))
     make, steps, arguments, sub_batch = CASES[name]
     process = make()
     batched = hasattr(process, "drift_window") and sub_batch != 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import dreamprop
-from tests.program import toy
+from tests.cli import toy
 
 from .fleet import free_port
 

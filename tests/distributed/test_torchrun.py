@@ -16,7 +16,7 @@ import torch
 import dreamprop
 from dreamprop import checkpoint
 from dreamprop.state import State, equal
-from tests.program import toy
+from tests.cli import toy
 
 FOLDER = Path("outputs/toy/a_red_sphere")
 TRAIN = ["--train", "parallel.sub_batch=2", "checkpoint.every_n_train_steps=5"]

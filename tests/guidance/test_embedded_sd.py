@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamprop import build
-from dreamprop.guidance.model import Model, load
+from dreamprop.guidance.diffusion import Model, load
 from dreamprop.guidance.prompt import Prompt, Views
 from dreamprop.guidance.sds import SDS
 from dreamprop.prior import MODELS
 from dreamprop.prior.world import LARGE, PALETTE, compose, render_layers
 from dreamprop.rng import generator
+from dreamprop.runs import experiment as experiments
 
 THINGS = {"a red torus": ("torus", 0), "a blue house": ("house", 5), "a green cone": ("cone", 3)}
 
@@ -71,8 +71,8 @@ def test_the_prompt_that_fits_predicts_the_noise_best(model: Model) -> None:
 
 
 def test_a_config_names_the_model() -> None:
-    experiment = build.load(Path(__file__).parents[2] / "configs" / "dreamfusion-embedded-sd.yaml")
+    experiment = experiments.load(Path(__file__).parents[2] / "configs" / "dreamfusion-embedded-sd.yaml")
     assert experiment.embedded
-    process = build.make_process(experiment)
+    process = experiments.make_process(experiment)
     drift = process.drift(process.init())
     assert all(grad.isfinite().all() and grad.abs().max() > 0 for grad in drift.grads.values())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamprop.guidance.model import Model, load
+from dreamprop.guidance.diffusion import Model, load
 from dreamprop.guidance.prompt import DIRECTIONS, Prompt, Views
 from dreamprop.guidance.sds import SDS, Draw, join
 from tests.guidance import tiny

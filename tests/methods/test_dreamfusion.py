@@ -23,8 +23,8 @@ from dreamprop.methods.config import (
     RendererConfig,
     SystemConfig,
 )
-from dreamprop.methods.draws import draw
 from dreamprop.methods.dreamfusion import DreamFusion
+from dreamprop.methods.step_sample import draw
 from dreamprop.process import Process
 from dreamprop.state import State, equal
 from tests.guidance import tiny

@@ -9,9 +9,9 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPTextModel
 
-from dreamprop.prior import FOLDER, JUDGE, judge, vocabulary
-from dreamprop.prior import train as training
-from dreamprop.prior.evaluate import judge_accuracy, sample
+from dreamprop.prior import FOLDER, JUDGE, classifier, vocabulary
+from dreamprop.prior import train_model as training
+from dreamprop.prior.benchmark import judge_accuracy, sample
 from dreamprop.prior.model import TextToImage
 from dreamprop.rng import generator
 
@@ -106,12 +106,12 @@ def test_the_shipped_judge_knows_fresh_renders():
 def test_the_shipped_model_draws_what_it_is_asked():
     prompts = [p for p, _, _ in vocabulary.single_object_prompts()][:: 130 // 16][:16]
     pictures = sample(FOLDER, prompts, 12, 2.0, 1)
-    jury = judge.load()
+    jury = classifier.load()
     right = sum(jury.names(pictures[i : i + 1], p)[0] for i, p in enumerate(prompts))
     # of 16; guessing names one in 130
     assert right >= 12
 
 
 def test_the_judge_resizes_what_it_is_given():
-    jury = judge.load()
+    jury = classifier.load()
     assert len(jury.label(torch.rand(2, 3, 64, 64, generator=generator(0, 0)))) == 2

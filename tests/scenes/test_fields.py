@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import stack
-from dreamprop.scenes.hashgrid import OCCUPANCY, TABLE, HashGrid
-from dreamprop.scenes.interpolate import BLOCK, cell, corners, gather, weights
-from dreamprop.scenes.voxel import COLOR, DENSITY, VoxelGrid
+from dreamprop.scenes.grid_lookup import BLOCK, cell, corners, gather, weights
+from dreamprop.scenes.hash_grid import OCCUPANCY, TABLE, HashGrid
+from dreamprop.scenes.volume_grid import COLOR, DENSITY, VoxelGrid
 
 
 def gen(seed: int = 0) -> torch.Generator:

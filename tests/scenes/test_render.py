@@ -14,9 +14,9 @@ from dreamprop.scenes.background import soft, solid
 from dreamprop.scenes.cameras import orbit
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import Sampled, Tensors, stack
-from dreamprop.scenes.render import render
 from dreamprop.scenes.shading import Shading, shade
-from dreamprop.scenes.voxel import COLOR, DENSITY, VoxelGrid
+from dreamprop.scenes.volume_grid import COLOR, DENSITY, VoxelGrid
+from dreamprop.scenes.volume_rendering import render
 
 
 @dataclass(frozen=True)

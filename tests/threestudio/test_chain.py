@@ -11,9 +11,9 @@ import torch
 import dreamprop as dp
 from dreamprop.rng import seeded
 from dreamprop.state import State, equal
+from dreamprop.threestudio.precision import GROWTH, SCALE, Scaling, Terms
 from dreamprop.threestudio.purity import check
 from dreamprop.threestudio.system import Threestudio
-from dreamprop.threestudio.terms import GROWTH, SCALE, Scaling, Terms
 
 from . import double
 from .double import CPU, System

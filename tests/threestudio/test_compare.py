@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamprop.config import InputError
-from dreamprop.outcome import VIEWS
-from dreamprop.ranks import Ranks
-from dreamprop.upstream.compare import compare
-from dreamprop.upstream.views import FRAMES, WIDTH, read_views
+from dreamprop.config.loader import InputError
+from dreamprop.distributed.communicator import Ranks
+from dreamprop.runs.outcome import VIEWS
+from dreamprop.runs.threestudio.compare import compare
+from dreamprop.runs.threestudio.views import FRAMES, WIDTH, read_views
 
 from . import upstream
 from .test_launch import launch, small
@@ -49,8 +49,8 @@ def test_whole_pictures_of_a_test_are_read_in_order(tmp_path: Path) -> None:
 
 
 def test_a_comparison_starts_afresh(tmp_path: Path) -> None:
-    from dreamprop.settings import ParallelConfig
-    from dreamprop.upstream.launch import _compare
+    from dreamprop.cli.threestudio import _compare
+    from dreamprop.runs.config import ParallelConfig
 
     (tmp_path / "save").mkdir()
 

@@ -19,9 +19,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dreamprop.threestudio.compat import absent, children, lora, packed, placement
+from dreamprop.threestudio.compat import device, lora, optional_modules, spawn
 from dreamprop.threestudio.compat import install as setup
-from dreamprop.threestudio.compat.absent import MissingModule
+from dreamprop.threestudio.compat.nerfacc import packed
+from dreamprop.threestudio.compat.optional_modules import MissingModule
 
 REPOSITORY = Path(__file__).parents[2]
 ROOT = os.environ.get("THREESTUDIO_ROOT")
@@ -198,8 +199,8 @@ def test_on_cuda_only_what_fails_is_replaced(works: bool, monkeypatch: pytest.Mo
 @pytest.fixture
 def shells(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two modules that nobody has."""
-    monkeypatch.setitem(absent.REMEDIES, "nowhere_to_be_found", "pip install nowhere")
-    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, absent._Finder({"nowhere_to_be_found"})])
+    monkeypatch.setitem(optional_modules.REMEDIES, "nowhere_to_be_found", "pip install nowhere")
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, optional_modules._Finder({"nowhere_to_be_found"})])
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "nowhere_to_be_found"]:
         del sys.modules[name]
@@ -226,7 +227,7 @@ def test_a_childs_error_is_its_own() -> None:
         raise ValueError("no such model")
 
     with pytest.raises(ValueError, match="no such model"):
-        children.Here(target=fail).start()
+        spawn.Here(target=fail).start()
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_placement(
         module = type(sys)(name)
         module.get_device, module.get_rank = get_device, lambda: rank  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, name, module)
-    told = placement.place(here)
+    told = device.place(here)
     assert bool(told) == replaced
     for name in names:
         assert sys.modules[name].get_device() == here

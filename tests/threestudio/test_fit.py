@@ -11,8 +11,8 @@ import torch
 
 import dreamprop as dp
 from dreamprop.rng import seeded
-from dreamprop.threestudio.chain import NotAChain
-from dreamprop.window import Window
+from dreamprop.solver.window import Window
+from dreamprop.threestudio.errors import NotAChain
 
 from . import double
 from .double import CPU, System
@@ -100,7 +100,7 @@ def run(
         stop: end the run behind the first round that arrives there, and save it.
         options: of the trainer.
     """
-    from dreamprop.threestudio.fit import solved
+    from dreamprop.threestudio.lightning_loop import solved
 
     system = system or Light()
     keep = lightning.callbacks.ModelCheckpoint(dirpath=place, save_top_k=-1, every_n_train_steps=4)

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import dreamprop as dp
 from dreamprop.state import equal
-from dreamprop.threestudio.chain import NotAChain
+from dreamprop.threestudio.errors import NotAChain
+from dreamprop.threestudio.precision import Scaling, Terms
 from dreamprop.threestudio.system import Threestudio
-from dreamprop.threestudio.terms import Scaling, Terms
 
 from . import double
 from .double import System

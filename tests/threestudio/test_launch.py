@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from dreamprop.cli import main
-from dreamprop.threestudio import build
+from dreamprop.threestudio import loading
 
 from . import upstream
 
@@ -59,12 +59,12 @@ def test_extensions_are_imported_as_theirs(tmp_path: Path, capsys: pytest.Captur
     (custom / "one.py").write_text("import sys; sys.dreamprop_was_here = True\n")
     (custom / "broken.py").write_text("raise RuntimeError('broken')\n")
     (custom / "put_custom_extensions_here").write_text("")
-    found = build.extensions(custom)
+    found = loading.extensions(custom)
     assert found == ["good_extension_of_mine", str(custom / "one")]
     assert sys.modules["good_extension_of_mine"].part.value == 3
     assert sys.dreamprop_was_here  # type: ignore[attr-defined]
     assert "broken" in capsys.readouterr().err
-    assert build.extensions(tmp_path / "none") == []
+    assert loading.extensions(tmp_path / "none") == []
 
 
 def checkout(folder: Path) -> Path:

@@ -11,8 +11,8 @@ import torch
 
 import dreamprop as dp
 from dreamprop.rng import seeded
+from dreamprop.solver.window import Window
 from dreamprop.state import State
-from dreamprop.window import Window
 
 from . import upstream
 
@@ -47,10 +47,10 @@ def lightning(
     """
     import pytorch_lightning as pl
 
-    from dreamprop.threestudio import build
-    from dreamprop.threestudio.fit import solved
+    from dreamprop.threestudio import loading
+    from dreamprop.threestudio.lightning_loop import solved
 
-    data, system = build.make(studio)
+    data, system = loading.make(studio)
     from dreamprop.threestudio.checkpoint import status
 
     first = status(resume)[1] if resume else 0
@@ -129,10 +129,10 @@ def same(system: Any, trainer: Any, state: State) -> None:
 
 @pytest.mark.parametrize("name", ["dreamfusion-sd", "prolificdreamer"])
 def test_the_chain_is_the_trainer_bit_for_bit(name: str, folder: Path) -> None:
-    from dreamprop.threestudio import build
+    from dreamprop.threestudio import loading
 
     studio = upstream.studio(name, folder)
-    process = build.process(studio)
+    process = loading.process(studio)
     start = process.init()
     if name == "prolificdreamer":
         assert any("lora" in parameter for parameter in start.params)
@@ -151,26 +151,26 @@ def test_the_chain_is_the_trainer_bit_for_bit(name: str, folder: Path) -> None:
     ids=["accumulate and clip", "autocast and clip"],
 )
 def test_what_the_trainer_was_asked_for(options: dict[str, Any], folder: Path) -> None:
-    from dreamprop.threestudio import build
-    from dreamprop.threestudio.terms import terms_of
+    from dreamprop.threestudio import loading
+    from dreamprop.threestudio.precision import terms_of
 
     studio = upstream.studio("dreamfusion-sd", folder)
     system, trainer = lightning(studio, 6, **options)
-    process = build.process(studio, terms=terms_of(trainer))
+    process = loading.process(studio, terms=terms_of(trainer))
     same(system, trainer, dp.solve_sequential(process, 6).state)
 
 
 @pytest.mark.parametrize(("first", "name"), [("there", "dreamfusion-sd"), ("here", "latentnerf")])
 def test_checkpoints_go_both_ways(first: str, name: str, folder: Path) -> None:
     """Some steps here and the rest in plain threestudio, and the other way round, are a run in one piece."""
-    from dreamprop.threestudio import build
+    from dreamprop.threestudio import loading
 
     studio = upstream.studio(name, folder)
     kept = folder / f"{first}.ckpt"
     _, trainer = lightning(studio, 5, chain=first == "here")
     trainer.save_checkpoint(kept)
     system, trainer = lightning(studio, 9, resume=kept, chain=first == "there")
-    process = build.process(upstream.studio(name, folder))
+    process = loading.process(upstream.studio(name, folder))
     whole = dp.solve_sequential(process, 9).state
     same(system, trainer, whole)
     for plan in trainer.lr_scheduler_configs:  # latentnerf's

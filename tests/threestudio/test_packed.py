@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from dreamprop.threestudio.compat import packed
+from dreamprop.threestudio.compat.nerfacc import packed
 
 nerfacc = pytest.importorskip("nerfacc")
 
@@ -207,7 +207,7 @@ def test_marching_is_the_slow_march(levels: int) -> None:
 
 
 def test_marching_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dreamprop.threestudio.compat import march
+    from dreamprop.threestudio.compat.nerfacc import traversal
 
     def ask() -> tuple[Tensor, Tensor]:
         origins = torch.tensor([[2.0, 0.1, 0.2]]).repeat(9, 1)
@@ -219,7 +219,7 @@ def test_marching_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
         return out[1].vals, out[1].ray_indices
 
     whole = ask()
-    monkeypatch.setattr(march, "CHUNK", 50)
+    monkeypatch.setattr(traversal, "CHUNK", 50)
     for one, two in zip(whole, ask(), strict=True):
         assert torch.equal(one, two)
 

@@ -13,17 +13,17 @@ import torch
 from omegaconf import OmegaConf
 
 import dreamprop as dp
-from dreamprop.ranks import Ranks
-from dreamprop.settings import ParallelConfig
-from dreamprop.solution import Round
+from dreamprop.config.validate import InputError
+from dreamprop.distributed.communicator import Ranks
+from dreamprop.runs.config import ParallelConfig
+from dreamprop.runs.threestudio.run import Run
+from dreamprop.solver.solution import Round
+from dreamprop.solver.window import Window
 from dreamprop.state import Drift, State, equal
 from dreamprop.threestudio import purity
-from dreamprop.threestudio.chain import NotAChain
+from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.purity import PurityMonitor
 from dreamprop.threestudio.system import Threestudio
-from dreamprop.upstream.run import Run
-from dreamprop.validate import InputError
-from dreamprop.window import Window
 
 from . import double
 from .double import System

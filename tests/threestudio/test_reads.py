@@ -16,9 +16,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamprop.state import Drift
+from dreamprop.threestudio.precision import Scaling, Terms
 from dreamprop.threestudio.replica import OVERFLOW, Replica
 from dreamprop.threestudio.system import Threestudio
-from dreamprop.threestudio.terms import Scaling, Terms
 
 from . import double
 from .double import System

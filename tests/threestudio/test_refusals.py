@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from dreamprop.config import InputError
+from dreamprop.config.loader import InputError
 from dreamprop.threestudio import hub, limits
-from dreamprop.threestudio.chain import NotAChain
-from dreamprop.threestudio.words import theirs, words
+from dreamprop.threestudio.errors import NotAChain
+from dreamprop.threestudio.refusals import theirs, words
 
 pytest.importorskip("pytorch_lightning", reason="the extra threestudio is not installed")
 

@@ -74,7 +74,7 @@ def show(process: Threestudio, state: State) -> Shown:
 
 @pytest.mark.parametrize("name", list(GUIDANCE))
 def test_a_system_by_its_result(name: str, folder: Path) -> None:
-    from dreamprop.threestudio import build
+    from dreamprop.threestudio import loading
 
     toy_guidance.register()
 
@@ -82,7 +82,7 @@ def test_a_system_by_its_result(name: str, folder: Path) -> None:
         studio = upstream.studio(name, folder, *SMALL, *MORE.get(name, []))
         studio.system.guidance_type, settings = GUIDANCE[name]
         studio.system.guidance = OmegaConf.create(settings)
-        return build.process(studio, seed=seed)
+        return loading.process(studio, seed=seed)
 
     judged = judge(make, show, STEPS)
     print(judged.line(name))

@@ -33,12 +33,12 @@ STEPS = 4
     ],
 )
 def test_a_system_runs(name: str, folder: Path) -> None:
-    from dreamprop.threestudio import build
+    from dreamprop.threestudio import loading
     from dreamprop.threestudio.purity import check
 
     upstream.toy_guidance()
     upstream.picture(folder)
-    process = build.process(upstream.studio(name, folder))
+    process = loading.process(upstream.studio(name, folder))
     start = process.init()
     found = check(process, start, ahead=STEPS)
     assert found.pure, found.line()
@@ -59,20 +59,20 @@ def test_a_system_runs(name: str, folder: Path) -> None:
     ],
 )
 def test_a_system_that_is_no_chain_is_refused(name: str, more: list[str], words: str, folder: Path) -> None:
-    from dreamprop.threestudio import build
+    from dreamprop.threestudio import loading
 
     with pytest.raises(ValueError, match=words) as caught:
-        build.make(upstream.studio(name, folder, *more))
+        loading.make(upstream.studio(name, folder, *more))
     assert "\n" not in str(caught.value)
 
 
 def test_one_model_for_both_of_vsd(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its U-Net holds what is trained, so each step has its own, and the steps do not meet."""
-    from dreamprop.threestudio import build
+    from dreamprop.threestudio import loading
     from dreamprop.threestudio.purity import check
 
     one = f"system.guidance.pretrained_model_name_or_path_lora={folder / 'sd'}"
-    process = build.process(upstream.studio("prolificdreamer", folder, one))
+    process = loading.process(upstream.studio("prolificdreamer", folder, one))
     assert process.system.guidance.single_model
     start = process.init()
     assert check(process, start).pure
@@ -93,10 +93,10 @@ def test_one_model_for_both_of_vsd(folder: Path, capsys: pytest.CaptureFixture[s
 )
 def test_a_window_meets_at_frozen_networks(name: str, meets: set[str], folder: Path) -> None:
     """One run of each frozen network where there were eight, and the same gradients to rounding."""
-    from dreamprop.threestudio import build
-    from dreamprop.threestudio.calls import Call
+    from dreamprop.threestudio import loading
+    from dreamprop.threestudio.batched_call import Call
 
-    process = build.process(upstream.studio(name, folder))
+    process = loading.process(upstream.studio(name, folder))
     states = [process.init()]
     while len(states) < 8:
         states.append(process.update(states[-1], process.drift(states[-1])))

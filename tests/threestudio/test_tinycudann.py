@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from dreamprop.threestudio.compat import tinycudann as tcnn
+from dreamprop.threestudio.compat.tinycudann import modules as tcnn
 
 GRID: dict[str, Any] = {
     "otype": "HashGrid",

@@ -99,9 +99,9 @@ SMALL = {
 
 def studio(name: str, folder: Path, *more: str) -> Any:
     """threestudio's config of a name, small."""
-    from dreamprop.threestudio import build
+    from dreamprop.threestudio import loading
 
-    return build.read(*reduced(name, folder, *more)).studio
+    return loading.read(*reduced(name, folder, *more)).studio
 
 
 def reduced(name: str, folder: Path, *more: str) -> tuple[Path, list[str]]:

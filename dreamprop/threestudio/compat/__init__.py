@@ -6,7 +6,7 @@
 Each stand-in is used only where the real thing cannot be imported, or cannot run on the device, and is in the report.
 """
 
-from dreamprop.threestudio.compat.absent import MissingModule
 from dreamprop.threestudio.compat.install import Report, StandIn, install
+from dreamprop.threestudio.compat.optional_modules import MissingModule
 
 __all__ = ["MissingModule", "Report", "StandIn", "install"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from dreamprop.threestudio.compat import absent, children, lora, placement
+from dreamprop.threestudio.compat import device as devices
+from dreamprop.threestudio.compat import lora, optional_modules, spawn
 
 REQUIRED = (
     "pytorch_lightning",
@@ -76,7 +77,7 @@ def install(root: Path | str | None, device: torch.device | str | None = None) -
             another checkout or device.
     """
     global _done
-    place = placement.default() if device is None else torch.device(device)
+    place = devices.default() if device is None else torch.device(device)
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", torch.cuda.current_device())
     folder = _locate(root)
@@ -94,20 +95,20 @@ def install(root: Path | str | None, device: torch.device | str | None = None) -
     import diffusers  # noqa: F401
     import transformers  # noqa: F401
 
-    made += placement.prepare(place)
+    made += devices.prepare(place)
     made += _tinycudann(place)
     made += _nerfacc(place)
     made += lora.install()
-    lacking = absent.missing()
-    absent.install(lacking)
+    lacking = optional_modules.missing()
+    optional_modules.install(lacking)
     made += _igl(lacking)
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     OmegaConf.clear_resolver("rmspace")  # ours does the same, and upstream's registers itself once only
     upstream = importlib.import_module("threestudio")
-    made += placement.place(place)
+    made += devices.place(place)
     if made:
-        made += children.keep_here()
+        made += spawn.keep_here()
     version = str(getattr(upstream, "__version__", "unknown"))
     _done = Report(folder, version, place, tuple(StandIn(*one) for one in made), tuple(lacking))
     return _done
@@ -145,9 +146,9 @@ def _tinycudann(device: torch.device) -> list[tuple[str, str]]:
             reason = _first_line(error)
         else:
             return []
-    from dreamprop.threestudio.compat import tinycudann
+    from dreamprop.threestudio.compat.tinycudann import modules
 
-    sys.modules["tinycudann"] = tinycudann
+    sys.modules["tinycudann"] = modules
     return [("tinycudann", f"{reason}; plain torch, slower, the same functions")]
 
 
@@ -165,7 +166,7 @@ def _nerfacc(device: torch.device) -> list[tuple[str, str]]:
             if backend._C is not None:
                 return []
             reason = "there is no CUDA toolkit to compile them with"
-    from dreamprop.threestudio.compat import packed
+    from dreamprop.threestudio.compat.nerfacc import packed
 
     for name, kernel in packed.kernels().items():
         setattr(nerfacc.cuda, name, kernel)

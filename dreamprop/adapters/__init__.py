@@ -1,0 +1,1 @@
+"""Loops that were written for PyTorch as processes: a module, a loss, an optimiser and its schedule."""

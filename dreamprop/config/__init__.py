@@ -1,0 +1,1 @@
+"""Configs: read from YAML and the command line, merged, and checked."""

@@ -1,0 +1,254 @@
+"""The processes of one job on ``torch.distributed``: who they are, and how they tell each other things.
+
+Every rank runs the same program and calls the same methods here in the same order. Small things travel between
+CPUs, and there a rank waits no longer than its patience: a rank that is silent is named, not waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import count
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dreamprop.utils import cpu_allocator
+
+PATIENCE = 600.0
+"""Seconds to wait for another rank."""
+BEAT = 1.0
+"""Seconds between two signs of life of a rank that waits."""
+QUICK, SLOW = 2e-5, 2e-3
+"""Seconds between two looks at whether something has come: by how much longer each time, and the longest."""
+GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""One tensor in, one out: PyTorch copies lists of them twice. Its name since PyTorch 2.13, or the one before."""
+_instances = count()
+met = False
+"""Whether this process has met others."""
+
+
+class RankFailed(RuntimeError):
+    """A rank raised; all ranks learn of it and stop.
+
+    Args:
+        rank: which one.
+        told: its traceback.
+    """
+
+    def __init__(self, rank: int, told: str) -> None:
+        self.rank, self.told = rank, told.strip()
+        super().__init__(f"rank {rank} failed: {self.told.splitlines()[-1] if self.told else 'no reason'}")
+
+
+class RankLost(RuntimeError):
+    """A rank is gone or silent.
+
+    Args:
+        ranks: those that have not been heard of.
+        reason: what was seen.
+    """
+
+    def __init__(self, ranks: Sequence[int], reason: str) -> None:
+        self.ranks = list(ranks)
+        names = ", ".join(map(str, self.ranks)) or "unknown"
+        super().__init__(f"{'rank' if len(self.ranks) == 1 else 'one of ranks'} {names} {reason}")
+
+
+class Ranks:
+    """The processes that solve one chain together.
+
+    Args:
+        group: of ``torch.distributed``; ``None``: all processes of the job, or this one alone.
+        timeout: seconds to wait for another rank before it is named and the run ends.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None, timeout: float = PATIENCE) -> None:
+        if not timeout > 0:
+            raise ValueError(f"timeout must be > 0 seconds, got {timeout}; use {PATIENCE:g}")
+        together = dist.is_available() and dist.is_initialized()
+        self.timeout = timeout
+        self.size = dist.get_world_size(group) if together else 1
+        self.rank = dist.get_rank(group) if together else 0
+        self.sent = 0
+        """Bytes this rank has handed to others."""
+        if self.rank < 0:
+            raise ValueError("group must hold this rank, got one without it; call solve on its ranks only")
+        self._group, self._arrivals = group, 0
+        self._small = _between_cpus(group, dist.group.WORLD) if self.size > 1 else None
+        self._key = f"dreamprop/{next(_instances)}"
+
+    def all_gather(self, block: Tensor) -> list[Tensor]:
+        """Blocks [R] of one shape, of all ranks."""
+        if self.size == 1:
+            return [block]
+        self.sent += block.numel() * block.element_size() * (self.size - 1)
+        room = cpu_allocator.empty(self.size * block.numel() * block.element_size(), block.device)
+        blocks = room.view(block.dtype).view(self.size, *block.shape)
+        flat = blocks.view(-1)
+        self._finish(GATHER(flat, block.reshape(-1), group=self._of(block), async_op=True), block)
+        return list(blocks.unbind(0))
+
+    def all_to_all(self, blocks: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """Give each rank its block of bytes and take those meant for this one.
+
+        Args:
+            blocks: [R] bytes, by receiver; the one for this rank itself stays here.
+            sizes: [R] of the blocks that come, by sender.
+
+        Returns:
+            [R] bytes, by sender.
+        """
+        if self.size == 1:
+            return [blocks[0]]
+        own = blocks[self.rank]
+        out = [b.numel() if r != self.rank else 0 for r, b in enumerate(blocks)]
+        come = [n if r != self.rank else 0 for r, n in enumerate(sizes)]
+        self.sent += sum(out)
+        sending = cpu_allocator.empty(sum(out), own.device)
+        for place, block in zip(sending.split(out), blocks, strict=True):
+            if place.numel():
+                place.copy_(block)
+        coming = cpu_allocator.empty(sum(come), own.device)
+        self._finish(dist.all_to_all_single(coming, sending, come, out, self._of(own), async_op=True), coming)
+        found = list(coming.split(come))
+        found[self.rank] = own
+        return found
+
+    def broadcast(self, block: Tensor | None, size: int) -> Tensor:
+        """So many bytes, on the CPU, of the first rank."""
+        if self.size == 1:
+            assert block is not None
+            return block
+        taken = block if self.rank == 0 and block is not None else torch.empty(size, dtype=torch.uint8)
+        self.sent += size * (self.size - 1) if self.rank == 0 else 0
+        first = dist.get_process_group_ranks(self._small or dist.group.WORLD)[0]
+        self._finish(dist.broadcast(taken, first, self._small, async_op=True), taken)
+        return taken
+
+    def tell(self, value: Any) -> list[Any]:
+        """What every rank tells, as JSON: [R] values."""
+        if self.size == 1:
+            return [value]
+        text = torch.frombuffer(bytearray(json.dumps(value).encode() or b" "), dtype=torch.uint8)
+        sizes = torch.cat(self.all_gather(torch.tensor([text.numel()]))).tolist()
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: text.numel()] = text
+        told = self.all_gather(padded)
+        return [json.loads(bytes(t[:n].tolist())) for t, n in zip(told, sizes, strict=True)]
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether a rank has raised it."""
+        if self.size == 1:
+            return list(flags)
+        told = torch.stack(self.all_gather(torch.tensor(flags, dtype=torch.uint8)))
+        return [bool(f) for f in told.amax(0).tolist()]
+
+    def after_first(self, name: str) -> None:
+        """Wait, without a limit, until the first rank has said that it is done with something of its own."""
+        if self.size == 1:
+            return
+        key = f"{self._key}/{name}"
+        if self.rank == 0:
+            _store().set(key, "done")
+        while not _store().check([key]):
+            time.sleep(0.05)
+
+    def _of(self, tensor: Tensor) -> dist.ProcessGroup | None:
+        return self._small if tensor.device.type == "cpu" else self._group
+
+    def _finish(self, work: Any, tensor: Tensor) -> None:
+        """Wait for a collective; for one between CPUs, no longer than the timeout, and open to signals."""
+        if tensor.device.type == "cpu":
+            self._arrivals += 1
+            store = _store()
+            store.set(f"{self._key}/{self.rank}", str(self._arrivals))
+            # looked at again and again: only so are signals heard, and no thread of another library touches Python
+            beats, pause = self._beats(), 0.0
+            deadline = time.monotonic() + self.timeout
+            while not work.is_completed() and time.monotonic() < deadline:
+                time.sleep(pause)
+                pause = min(pause + QUICK, SLOW)
+                next(beats)
+            if not work.is_completed():
+                raise RankLost(
+                    self._silent(),
+                    f"must answer within {self.timeout:g} s, got nothing; see what it does, or raise the timeout",
+                )
+        try:
+            work.wait()
+        except RuntimeError as error:
+            raise RankLost(self._silent(), f"is gone ({_first(error)})") from error
+
+    def _beats(self) -> Iterator[None]:
+        """Say now and then, each time this is looked at, that this rank still waits."""
+        every = min(BEAT, self.timeout / 8)
+        last = time.monotonic()
+        for beat in count(1):
+            while time.monotonic() < last + every:
+                yield
+            _store().set(f"{self._key}/{self.rank}/waits", f"{self._arrivals}.{beat}")
+            last += every
+            yield
+
+    def _silent(self) -> list[int]:
+        """Ranks that have not come as far as this one; else those that have, but neither wait nor have left."""
+        others = [r for r in range(self.size) if r != self.rank]
+        try:
+            behind = [r for r in others if int(_read(f"{self._key}/{r}") or 0) < self._arrivals]
+            if behind:
+                return behind
+            before = {r: _read(f"{self._key}/{r}/waits") for r in others}
+            beats = self._beats()
+            end = time.monotonic() + 3 * min(BEAT, self.timeout / 8)
+            while time.monotonic() < end:
+                next(beats)
+                time.sleep(SLOW)
+            still = [r for r in others if _read(f"{self._key}/{r}/waits") == before[r]]
+            _store().set(f"{self._key}/{self.rank}/left", "left")
+            return [r for r in still if not _read(f"{self._key}/{r}/left")] or still
+        except RuntimeError:  # the store lived in a process that is gone
+            return others
+
+
+def alone() -> bool:
+    """Whether this process is a job of its own."""
+    return not (dist.is_available() and dist.is_initialized()) and int(os.environ.get("WORLD_SIZE", "1")) == 1
+
+
+def part() -> None:
+    """Part from the other processes; what is done from here on is done alone."""
+    if dist.is_available() and dist.is_initialized():
+        _between_cpus.cache_clear()
+        dist.destroy_process_group()
+
+
+@cache
+def _between_cpus(
+    group: dist.ProcessGroup | None, world: dist.ProcessGroup | None
+) -> dist.ProcessGroup | None:
+    """A group of the same ranks that can send from CPU to CPU; one for each job that a process takes part in."""
+    if "cpu" in dist.get_backend_config(group):
+        return group
+    return dist.new_group(dist.get_process_group_ranks(group or world), backend="gloo")
+
+
+def _read(key: str) -> str:
+    """What somebody has left under a key of the store; nothing where nobody has."""
+    return _store().get(key).decode() if _store().check([key]) else ""
+
+
+def _store() -> dist.Store:
+    # there is no public name for the store that the processes met at
+    return dist.distributed_c10d._get_default_store()
+
+
+def _first(error: BaseException) -> str:
+    """The reason in short, without where in somebody's source it arose."""
+    return re.sub(r"^\[\S+\] ", "", str(error).strip()).split(". ")[0].splitlines()[0] or type(error).__name__

@@ -1,0 +1,144 @@
+"""What the processes of a run settle together: who does a thing alone, and what all of them must know."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from dreamprop.config.loader import InputError
+from dreamprop.config.validate import brief, number
+from dreamprop.distributed import flat_buffer
+from dreamprop.distributed.communicator import PATIENCE, RankLost, Ranks, alone
+from dreamprop.distributed.rendezvous import join
+from dreamprop.runs.experiment import device_of
+from dreamprop.solver.window import Window
+from dreamprop.state import State
+
+T = TypeVar("T")
+PARTS = ("params", "moments", "buffers")
+
+
+def meet(device: str, timeout: float = PATIENCE) -> Ranks:
+    """Meet the other processes that `torchrun` started; by itself a process is a crew of one.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`; each process takes its own.
+        timeout: seconds that a process may be silent.
+
+    Raises:
+        InputError: the environment speaks of several processes but not of where they meet, or a device is wrong.
+    """
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
+        value = os.environ.get(name, "0")
+        if not (value.isascii() and value.isdigit()):
+            raise InputError(
+                f"{name} must be a whole number, got {brief(value)}; start with torchrun, or unset it"
+            )
+    if not alone():
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            size = os.environ.get("WORLD_SIZE")
+            raise InputError(
+                f"WORLD_SIZE must come with {', '.join(missing)}, got {size} alone; start with torchrun"
+            )
+        number(
+            "RANK",
+            int(os.environ["RANK"]),
+            0,
+            int(os.environ["WORLD_SIZE"]) - 1,
+            remedy="start with torchrun",
+        )
+        try:
+            own = device_of(device)
+        except InputError as error:
+            raise InputError(f"rank {os.environ['RANK']}: {error}", own=True) from None
+        try:
+            join(own, timeout)
+        except RankLost as lost:
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise InputError(
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']} processes must meet at {place}: {lost}; start all of them with "
+                "torchrun, or unset WORLD_SIZE for one"
+            ) from None
+    return Ranks(timeout=timeout)
+
+
+def together(ranks: Ranks, do: Callable[[], T]) -> T:
+    """Do something on every rank; what the user is to be told about one of them, all of them raise.
+
+    Raises:
+        InputError: of the first rank that raised it, which it names unless it is the first of all.
+    """
+    done, told = None, None
+    try:
+        done = do()
+    except InputError as error:
+        told = str(error)
+    for rank, line in enumerate(ranks.tell(told)):
+        if line is not None:
+            raise InputError(f"rank {rank}: {line}" if rank else line)
+    return done  # type: ignore[return-value]
+
+
+def first_does(ranks: Ranks, do: Callable[[], T]) -> T | None:
+    """Do something on the first rank alone; what the user is to be told about it, all of them raise."""
+    return together(ranks, lambda: do() if ranks.rank == 0 else None)
+
+
+def share(ranks: Ranks, window: Window | None) -> Window | None:
+    """The window that the first rank has, on all of them; tensors on the CPU."""
+    form = ranks.tell(_describe(window) if window is not None and ranks.rank == 0 else None)[0]
+    if ranks.size == 1 or form is None:
+        return window
+    parts = [*(state[part] for state in form["states"] for part in PARTS), form["trend"]]
+    shapes = [tensor for part in parts for tensor in flat_buffer.shapes_of(part)]
+    mine = flat_buffer.pack(_tensors(window), torch.device("cpu")) if window else None
+    tensors = iter(flat_buffer.unpack(ranks.broadcast(mine, flat_buffer.size_of(shapes)), shapes))
+    states = []
+    for state in form["states"]:
+        params, moments, buffers = (
+            {name: next(tensors).clone() for name, *_ in state[part]} for part in PARTS
+        )
+        states.append(State(params, moments, buffers, state["step"]))
+    trend = {name: next(tensors).clone() for name, *_ in form["trend"]}
+    return Window(tuple(states), form["threshold"], trend)
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """A block with the threads of all processes on this machine, which wait or are gone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    yield
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def first_alone(ranks: Ranks, name: str) -> Iterator[bool]:
+    """A block for the first rank, with the threads of all that share its machine; the others wait behind it.
+
+    Yields:
+        Whether this is the first rank; the others should do nothing.
+    """
+    if ranks.rank == 0:
+        with all_threads():
+            yield True
+    else:
+        yield False
+    ranks.after_first(name)
+
+
+def _describe(window: Window) -> dict[str, Any]:
+    states = [
+        {"step": s.step} | {part: flat_buffer.form_of(getattr(s, part)) for part in PARTS}
+        for s in window.states
+    ]
+    return {"threshold": window.threshold, "states": states, "trend": flat_buffer.form_of(window.trend)}
+
+
+def _tensors(window: Window) -> list[Tensor]:
+    parts = [*(getattr(state, part) for state in window.states for part in PARTS), window.trend]
+    return [tensor for part in parts for tensor in part.values()]

@@ -1,0 +1,174 @@
+"""A frozen text-to-image diffusion model from a folder in diffusers' layout, or from the hub by name.
+
+Legend: N pictures, C channels of what the U-Net sees, L tokens, D features of a token.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from dreamprop.config.validate import InputError, shortened
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+LIBRARIES = ("diffusers", "transformers")
+
+
+@dataclass(frozen=True)
+class Model:
+    """The parts of a diffusion model, without gradients and in evaluation mode."""
+
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    vae: Any
+    """None for a model of pixels."""
+    alphas: Tensor
+    """[T] cumulative products of alpha (abar) by timestep, float32"""
+    prediction: str
+    """What the U-Net predicts: one of PREDICTIONS."""
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def channels(self) -> int:
+        """C"""
+        return int(self.unet.config.in_channels)
+
+    @property
+    def shrink(self) -> int:
+        """Pixels to an element of what the U-Net sees."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 1
+
+    @property
+    def resolution(self) -> int:
+        """Pixels along a side of the pictures that the model was trained on."""
+        size = self.unet.config.sample_size
+        return int(size[0] if isinstance(size, Sequence) else size) * self.shrink
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Text embeddings [len(prompts), L, D]."""
+        length = min(int(self.tokenizer.model_max_length), 77)
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        # as the pipelines have it: T5 is told where the padding is, CLIP only where its settings ask for it
+        masked = self.text_encoder.config.model_type == "t5" or getattr(
+            self.text_encoder.config, "use_attention_mask", False
+        )
+        mask = tokens.attention_mask.to(self.device) if masked else None
+        found: Tensor = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
+        return found.to(self.dtype)
+
+    def encode(self, pictures: Tensor, noise: Tensor | None) -> Tensor:
+        """What the U-Net sees of pictures [N, 3, H, V] in [0, 1], differentiably.
+
+        Args:
+            pictures: in [0, 1].
+            noise: [N, C, h, w] standard normal, to sample the latent posterior; None takes its mode.
+
+        Returns:
+            [N, C, h, w]
+        """
+        pictures = pictures * 2 - 1
+        if self.vae is None:
+            return pictures
+        posterior = self.vae.encode(pictures.to(self.dtype)).latent_dist
+        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(self.dtype)
+        latents = latents.float() - (getattr(self.vae.config, "shift_factor", None) or 0.0)
+        return latents * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """What the U-Net predicts [N, C, h, w] (float32), learned variances dropped."""
+        noisy = noisy.to(self.dtype)
+        if self.device.type == "cpu":
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+        out = self.unet(noisy, timesteps, encoder_hidden_states=text, return_dict=False)[0]
+        return out[:, : self.channels].float()
+
+
+def load(
+    path: str | os.PathLike[str], device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> Model:
+    """Load a model: subfolders `unet`, `scheduler`, `text_encoder`, `tokenizer` and, for a latent one, `vae`.
+
+    Only safetensors files are read, nothing is unpickled. A folder is never looked up on the hub.
+
+    Raises:
+        InputError: there is no such model, or it is damaged or of an unknown kind.
+    """
+    name = os.fspath(path)
+    # os.path answers False for names that the system refuses
+    local = os.path.exists(name) or os.path.isabs(name) or name.startswith(".") or name.count("/") != 1
+    if local and not os.path.isfile(os.path.join(name, "model_index.json")):
+        raise InputError(
+            f"model {shortened(name, 80)} must be a folder with a model_index.json, which is missing; "
+            "give a folder saved by diffusers' save_pretrained, a name on the hub, or embedded"
+        )
+    try:
+        index = _index(name, local)
+        options: dict[str, Any] = {"local_files_only": local}
+        weights = options | {"torch_dtype": dtype, "use_safetensors": True}
+        if find_spec("accelerate") is None:
+            weights["low_cpu_mem_usage"] = False  # what diffusers falls back to then, without its warning
+        unet = _class(index, "unet").from_pretrained(name, subfolder="unet", **weights)
+        text = options | {"dtype": dtype, "use_safetensors": True}
+        text_encoder = _class(index, "text_encoder").from_pretrained(name, subfolder="text_encoder", **text)
+        tokenizer = _class(index, "tokenizer").from_pretrained(name, subfolder="tokenizer", **options)
+        scheduler = DDPMScheduler.from_pretrained(name, subfolder="scheduler", **options)
+        vae = None
+        if (index.get("vae") or [None])[0]:
+            vae = _class(index, "vae").from_pretrained(name, subfolder="vae", **weights)
+    except (OSError, LookupError, AttributeError, ValueError, RuntimeError, SafetensorError) as error:
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            f"model {shortened(name, 80)} cannot be loaded: {shortened(first, 120)}; give a whole folder, or embedded"
+        ) from error
+    prediction = str(scheduler.config.prediction_type)
+    if prediction not in PREDICTIONS:
+        known = ", ".join(PREDICTIONS)
+        raise InputError(
+            f"prediction_type of {shortened(name, 80)} must be one of {known}, got {prediction!r}; take another model"
+        )
+    device = torch.device(device)
+    for module in (unet, text_encoder, vae):
+        if isinstance(module, nn.Module):
+            module.requires_grad_(False).eval().to(device=device)
+    if device.type == "cpu":
+        unet.to(memory_format=torch.channels_last)  # a fifth faster there, and no slow path for single images
+    alphas = scheduler.alphas_cumprod.to(device, torch.float32)
+    return Model(unet, text_encoder, tokenizer, vae, alphas, prediction, device, dtype)
+
+
+def _index(name: str, local: bool) -> dict[str, Any]:
+    if local:
+        index = json.loads((Path(name) / "model_index.json").read_text())
+    else:
+        from diffusers import DiffusionPipeline
+
+        index = DiffusionPipeline.load_config(name)
+    if not isinstance(index, dict):
+        raise KeyError("model_index.json is not a table of components")
+    return index
+
+
+def _class(index: dict[str, Any], component: str) -> Any:
+    library, name = index[component]
+    if library not in LIBRARIES:
+        raise KeyError(
+            f"component {component} comes from {library!r}, which is not one of {', '.join(LIBRARIES)}"
+        )
+    return getattr(importlib.import_module(library), name)

@@ -1,0 +1,93 @@
+"""Fields and optimisers from the blocks of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreamprop.config.schedule_checks import check_options, given, refuse
+from dreamprop.methods.config import OptimizerConfig, SystemConfig
+from dreamprop.optim import OPTIMIZERS, Optimizer, ParamGroup
+from dreamprop.scenes.density import Density
+from dreamprop.scenes.field import Field
+from dreamprop.scenes.hash_grid import HashGrid
+from dreamprop.scenes.volume_grid import VoxelGrid
+
+
+def make_field(system: SystemConfig) -> Field:
+    """The field that `geometry_type` names."""
+    g = system.geometry
+    density = Density(
+        g.density_activation, g.density_scale, g.density_bias, g.density_blob_scale, g.density_blob_std
+    )
+    if system.geometry_type == "volume-grid":
+        return VoxelGrid(g.side(0), g.radius, density)
+    e, n = g.pos_encoding_config, g.mlp_network_config
+    return HashGrid(
+        levels=e.n_levels,
+        features=e.n_features_per_level,
+        log2_rows=e.log2_hashmap_size,
+        coarsest=e.base_resolution,
+        growth=e.per_level_scale,
+        neurons=n.n_neurons,
+        hidden=n.n_hidden_layers,
+        radius=g.radius,
+        density=density,
+        difference=g.finite_difference_normal_eps,
+    )
+
+
+RATES = {"volume-grid": 0.15, "implicit-volume": 0.01}
+"""Learning rates that suit the fields on the embedded model, where a config gives none."""
+
+
+def make_optimizer(
+    config: OptimizerConfig, geometry_type: str, groups: Mapping[str, tuple[str, ...]]
+) -> Optimizer:
+    """The optimiser of a config for a kind of field and its groups of parameters.
+
+    Raises:
+        InputError: an unknown group, or an option of one that is unknown or out of range.
+    """
+    args = given(config.args)
+    lr = args.pop("lr", RATES[geometry_type])
+    params = _by_group(config.params, groups)
+    made = []
+    for key, names in groups.items():
+        check_options(f"system.optimizer.params.{key}", config.name, params[key], group=True)
+        own = _options(given(params[key]))
+        made.append(ParamGroup(names, own.pop("lr", lr), own, key))
+    if "betas" in args:
+        args["betas"] = tuple(args["betas"])
+    optimizer: Optimizer = OPTIMIZERS[config.name](made, **args)
+    return optimizer
+
+
+def _by_group(params: Mapping[str, Any], groups: Mapping[str, Any]) -> dict[str, Any]:
+    """What each group overrides; `geometry.density` may stand as one key or as one inside the other."""
+    found: dict[str, Any] = {group: {} for group in groups}
+
+    def collect(block: Mapping[str, Any], above: str) -> None:
+        for name, value in block.items():
+            key = above + str(name)
+            if key in groups and isinstance(value, Mapping):
+                found[key] |= value
+            elif key in groups:
+                found[key] = value or found[key]
+            elif isinstance(value, Mapping) and any(group.startswith(f"{key}.") for group in groups):
+                collect(value, f"{key}.")
+            else:
+                refuse(
+                    "system.optimizer.params", f"name groups of {', '.join(groups)}", key, "rename or drop it"
+                )
+
+    collect(params, "")
+    return found
+
+
+def _options(block: Mapping[str, Any]) -> dict[str, Any]:
+    """What a group overrides, with `betas` as the single numbers that groups take."""
+    options = dict(block)
+    for number, value in enumerate(options.pop("betas", ()), start=1):
+        options[f"beta{number}"] = value
+    return options

@@ -1,0 +1,1 @@
+"""A run from its config to the files that it leaves behind."""

@@ -1,0 +1,192 @@
+"""The settings of a run that do not depend on the method, as frozen dataclasses that check themselves."""
+
+import math
+from dataclasses import dataclass, field
+
+from dreamprop.adapters.purity import GPU_TOLERANCE
+from dreamprop.config.validate import choose, number
+from dreamprop.solver.audit import SHARE
+
+ERROR_RULES = ("step", "paper")
+AGGREGATES = ("median", "mean", "middle")
+PREDICTORS = ("momentum", "hold")
+EVALUATORS = ("batched", "serial", "distributed")
+LAYOUTS = ("replicated", "sharded")
+ON_NONFINITE = ("stop", "skip")
+PURITY = ("strict", "warn")
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long a run is."""
+
+    max_steps: int = 120
+    """Optimiser steps."""
+
+    def __post_init__(self) -> None:
+        number("trainer.max_steps", self.max_steps, 1, 1e9, whole=True, remedy="use 120")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the chain is solved; the words are those of `dreamprop.solve`."""
+
+    window: int = 8
+    """Steps evaluated together; 1 is the sequential run."""
+    tolerance: float = 1.0
+    """Largest error of an accepted guess, in nominal optimiser steps (rule `step`)."""
+    error_rule: str = "step"
+    """`step`, or `paper` (arXiv:2311.17082, algorithm 1)."""
+    threshold: float | None = None
+    """First threshold of the rule `paper`, on the mean square times 1e6; null: the paper's."""
+    decay: float = 0.9
+    """How much of the threshold the rule `paper` keeps each round."""
+    aggregate: str = "median"
+    """What of a window's errors moves the threshold: `median`, `mean`, or `middle` (the published code's)."""
+    predictor: str = "momentum"
+    """The guess for steps new in the window: `momentum` or `hold`."""
+    evaluator: str | None = None
+    """`batched` (all states of a window in one evaluation), `serial`, `distributed` (every process its part), or
+    null: distributed under torchrun; else batched, but serial where the rounding of a batch would break a promise
+    (`window: 1` and `tolerance: 0`)."""
+    sub_batch: int | None = None
+    """States in one batch at most; null: all of a device's share."""
+    layout: str = "replicated"
+    """Where states live on several processes: `replicated` (everywhere) or `sharded` (a part of each tensor on each
+    process: less memory and less to send)."""
+    on_nonfinite: str = "stop"
+    """What a drift that is not finite does: `stop`, or `skip` its update as a gradient scaler does, and count it."""
+    audit: float = SHARE
+    """Share of the accepted steps whose drift is evaluated again at the state that was accepted, to report what the
+    tolerance gave up; 0: none."""
+    buffer_units: dict[str, float] = field(default_factory=dict)
+    """By name or pattern of a buffer, the relative difference that counts as one nominal step (0.1 by default; `.inf`
+    leaves it out), as in `{"*.occs": .inf}`."""
+    purity: str = "strict"
+    """What becomes of a run when a step of a threestudio system is found to be no function of its state: `strict` ends
+    it, `warn` says so and goes on."""
+    purity_tolerance: float = GPU_TOLERANCE
+    """Relative difference that two evaluations of a step may have on a GPU, where sums come in any order; on a CPU they
+    must be equal."""
+    timeout: float = 600.0
+    """Seconds that another process may be silent before it is named and the run ends."""
+
+    def __post_init__(self) -> None:
+        key = "parallel"
+        number(f"{key}.window", self.window, 1, 1e6, whole=True, remedy="use 1 to run sequentially")
+        number(f"{key}.tolerance", self.tolerance, 0, remedy="use 1.0")
+        if self.threshold is not None:
+            number(f"{key}.threshold", self.threshold, 0, remedy="use null for the paper's")
+        number(f"{key}.decay", self.decay, 0, 1, remedy="use 0.9, or 1 to keep the threshold where it is")
+        if self.sub_batch is not None:
+            number(f"{key}.sub_batch", self.sub_batch, 1, 1e6, whole=True, remedy="use null for all states")
+        number(f"{key}.audit", self.audit, 0, 1, remedy="use 0 for none")
+        for name, unit in self.buffer_units.items():
+            if unit != math.inf:
+                number(
+                    f"{key}.buffer_units of {name}", unit, 0, above=True, remedy="use .inf to leave it out"
+                )
+        number(f"{key}.purity_tolerance", self.purity_tolerance, 0, 1, remedy=f"use {GPU_TOLERANCE}")
+        number(f"{key}.timeout", self.timeout, 0, 1e7, above=True, unit="seconds", remedy="use 600")
+        choose(self.error_rule, ERROR_RULES, "parallel.error_rule")
+        if self.error_rule == "paper":  # which a tolerance of 0, the proof, cannot come with
+            number("parallel.tolerance", self.tolerance, 0, above=True, remedy="use parallel.error_rule=step")
+        choose(self.aggregate, AGGREGATES, "parallel.aggregate")
+        choose(self.predictor, PREDICTORS, "parallel.predictor")
+        if self.evaluator is not None:
+            choose(self.evaluator, EVALUATORS, "parallel.evaluator")
+        choose(self.layout, LAYOUTS, "parallel.layout")
+        choose(self.on_nonfinite, ON_NONFINITE, "parallel.on_nonfinite")
+        choose(self.purity, PURITY, "parallel.purity")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When a run saves itself."""
+
+    every_n_train_steps: int = 100
+    """Steps between two checkpoints; 0: only at the end and on an interrupt."""
+    train_time_interval: float = 300.0
+    """Seconds between two checkpoints; 0: only by steps."""
+    keep: int = 2
+    """How many of the newest checkpoints stay."""
+
+    def __post_init__(self) -> None:
+        key = "checkpoint"
+        steps, seconds = self.every_n_train_steps, self.train_time_interval
+        number(f"{key}.every_n_train_steps", steps, 0, 1e9, whole=True, remedy="use 0 for none")
+        number(f"{key}.train_time_interval", seconds, 0, 1e9, unit="seconds", remedy="use 0 for none")
+        number(f"{key}.keep", self.keep, 1, 1e6, whole=True, remedy="use 1 for the newest only")
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """The pictures of a run."""
+
+    views: int = 8
+    """Views in `views.png` and for the judge, evenly around the object."""
+    view_size: int = 64
+    """Pixels along a side of a view."""
+    elevation: float = 25.0
+    """Height of the cameras of all pictures, in degrees."""
+    turntable_frames: int = 36
+    """Frames of one turn."""
+    turntable_size: int = 128
+    """Pixels along a side of a frame."""
+    turntable_fps: int = 12
+    """Frames a second."""
+    preview_every_n_steps: int = 50
+    """Steps between two pictures `preview.png` while the run goes on; 0: none."""
+
+    def __post_init__(self) -> None:
+        for name, high in (
+            ("views", 1000), ("view_size", 8192), ("turntable_frames", 10_000), ("turntable_size", 8192),
+            ("turntable_fps", 100),
+        ):  # fmt: skip
+            number(f"output.{name}", getattr(self, name), 1, high, whole=True)
+        number("output.elevation", self.elevation, -90, 90, unit="degrees", remedy="use 25")
+        every = self.preview_every_n_steps
+        number("output.preview_every_n_steps", every, 0, 1e9, whole=True, remedy="use 0 for none")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """How the surface is taken out of a density."""
+
+    resolution: int = 96
+    """Grid points along a side of the cube."""
+    threshold: float = 5.0
+    """Density of the surface, per unit of length."""
+    smallest_part: float = 0.1
+    """Loose parts that enclose a smaller share of what the largest one does are left out."""
+
+    def __post_init__(self) -> None:
+        number("export.resolution", self.resolution, 8, 1024, whole=True, remedy="use 96")
+        number("export.threshold", self.threshold, 0, above=True, remedy="use 5")
+        number("export.smallest_part", self.smallest_part, 0, 1, below=True, remedy="use 0.1")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """A whole run; `build.schema` adds the blocks `data` and `system` of the method."""
+
+    name: str = "dreamfusion"
+    """Folder of runs of a kind."""
+    tag: str = ""
+    """Folder of this run; empty: made from the prompt."""
+    exp_root_dir: str = "outputs"
+    """Folder of all runs."""
+    seed: int = 0
+    """Seed of every draw."""
+    device: str = "auto"
+    """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`."""
+    system_type: str = "dreamfusion-system"
+    """The method."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        number("seed", self.seed, 0, 2**63, whole=True, below=True, remedy="use 0")

@@ -1,0 +1,173 @@
+"""From a config to a process: the table of methods, and the one that a config asks for."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from dreamprop import prior
+from dreamprop.config import loader as configs
+from dreamprop.config.validate import InputError, choose
+from dreamprop.methods.config import DataConfig, SystemConfig
+from dreamprop.runs import directory as folders
+from dreamprop.runs.config import ExperimentConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method is made of."""
+
+    name: str
+    """Its name in a summary."""
+    process: Callable[..., Any]
+    """Makes the process: `process(data, system, seed=, max_steps=, device=)`."""
+    data: type
+    """The block `data` of its config."""
+    system: type
+    """The block `system` of its config."""
+
+
+def _dreamfusion(*args: Any, **options: Any) -> Any:
+    # diffusers and transformers take seconds to import, and a wrong setting should be told before that.
+    from dreamprop.methods.dreamfusion import DreamFusion
+
+    return DreamFusion(*args, **options)
+
+
+METHODS = {"dreamfusion-system": Method("dreamfusion", _dreamfusion, DataConfig, SystemConfig)}
+"""The methods by `system_type`."""
+
+
+def schema(system_type: str) -> type[ExperimentConfig]:
+    """The tree of settings of a method.
+
+    Raises:
+        InputError: the method is unknown.
+    """
+    method = METHODS[choose(system_type, list(METHODS), "system_type")]
+    blocks = [
+        ("data", method.data, field(default_factory=method.data)),
+        ("system", method.system, field(default_factory=method.system)),
+    ]
+    return make_dataclass("Experiment", blocks, bases=(ExperimentConfig,), frozen=True)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked config: as dataclasses for the program and as a tree for the files."""
+
+    config: Any
+    """The dataclasses: an `ExperimentConfig` with `data` and `system`."""
+    tree: DictConfig
+    """The same, resolved, as OmegaConf has it."""
+
+    @property
+    def prompt(self) -> str:
+        """What is made."""
+        return str(self.config.system.prompt_processor.prompt)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether a shipped model makes it."""
+        return str(self.config.system.guidance.pretrained_model_name_or_path) in prior.MODELS
+
+    @property
+    def method(self) -> Method:
+        """What makes it."""
+        return METHODS[self.config.system_type]
+
+
+def retag(experiment: Experiment, tag: str) -> Experiment:
+    """The same experiment under the tag of the folder it got."""
+    tree = experiment.tree.copy()
+    OmegaConf.set_readonly(tree, False)
+    tree.tag = tag
+    return Experiment(replace(experiment.config, tag=tag), tree)
+
+
+def load(path: Path | str, arguments: Sequence[str] = ()) -> Experiment:
+    """Read and check the config of a run.
+
+    Args:
+        path: a YAML file.
+        arguments: dot-list overrides.
+
+    Raises:
+        InputError: anything in it is wrong.
+    """
+    layers = [configs.read(path), configs.overrides(arguments)]
+    tree_schema = schema(configs.word(layers, "system_type", ExperimentConfig.system_type))
+    tree = configs.merge(tree_schema, layers)
+    config = cast(Any, configs.build(tree_schema, tree))
+    if not config.tag:
+        tag = folders.tag_of(str(config.system.prompt_processor.prompt))
+        OmegaConf.set_readonly(tree, False)
+        tree.tag = tag
+        config = configs.build(tree_schema, tree)
+    folders.component(config.name, "name")
+    folders.component(config.tag, "tag")
+    return Experiment(config, tree)
+
+
+def device_of(name: str) -> torch.device:
+    """The device that a name means here.
+
+    Raises:
+        InputError: the name is no device, or the machine lacks it.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and several:
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    elif name.startswith("cuda:") and several:
+        raise InputError(f"device must be auto, cpu or cuda with several processes, got {name!r}; use auto")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device must be auto, cpu or cuda[:N], got {name!r}; use auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be auto, cpu or cuda[:N], got {name!r}; use auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name} must exist, found {torch.cuda.device_count()} CUDA devices; use auto"
+        )
+    return device
+
+
+def use_all_cores() -> int:
+    """Let torch use every core this process may run on, unless OMP_NUM_THREADS says otherwise.
+
+    Returns:
+        The number of threads.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return torch.get_num_threads()
+
+
+def make_process(experiment: Experiment) -> Any:
+    """Build the process of a run: the scene, the guidance with its model, the cameras.
+
+    Args:
+        experiment: the checked config.
+
+    Returns:
+        A `Process` that also has `render_views`, `density_and_color`, `bound` and, for its draws, `seed`.
+
+    Raises:
+        InputError: a setting that only the parts can judge is wrong: a word, a model folder, a type.
+    """
+    config = experiment.config
+    device = device_of(config.device)
+    return experiment.method.process(
+        config.data,
+        config.system,
+        seed=config.seed,
+        max_steps=config.trainer.max_steps,
+        device=device,
+    )

@@ -1,0 +1,161 @@
+"""A radiance field behind a multiresolution hash encoding (Instant-NGP, arXiv:2201.05989) and a small network.
+
+Plain torch, all levels and all states in one lookup; tiny-cuda-nn is not used. Asking the field everywhere is
+expensive, so its occupancy is remembered in a buffer: running maxima of the density in cells, refreshed every few
+steps from the parameters that enter them.
+
+Legend: W states, M points, L levels, T rows of all levels, F features of a row, G cells along a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamprop.scenes.density import Density
+from dreamprop.scenes.field import Sampled, Tensors
+from dreamprop.scenes.grid_lookup import cell, corners, gather, weights
+
+TABLE, LAYER, OCCUPANCY = "geometry.encoding", "geometry.network.{}", "geometry.occupancy"
+PRIMES = (1, 2654435761, 805459861)
+
+
+@dataclass(frozen=True)
+class HashGrid:
+    """Levels of grids whose rows are shared where a level has more vertices than rows."""
+
+    levels: int = 6
+    features: int = 2
+    log2_rows: int = 15
+    """Rows of a level at most, as a power of two."""
+    coarsest: int = 8
+    """Vertices along a side of the first level."""
+    growth: float = 1.5
+    """How much finer each level is."""
+    neurons: int = 32
+    hidden: int = 1
+    radius: float = 1.0
+    density: Density = field(default_factory=Density)
+    difference: float = 0.02
+    """Step of the difference quotients for normals, as a share of the radius."""
+    cells: int = 24
+    """G"""
+    every: int = 16
+    """Steps between two refreshes of the occupancy."""
+    fade: float = 0.3
+    """What is left of a remembered density at a refresh; short runs must be able to forget the blob they begin with."""
+
+    @property
+    def sides(self) -> list[int]:
+        """Vertices along a side, by level."""
+        return [int(self.coarsest * self.growth**level) for level in range(self.levels)]
+
+    @property
+    def rows(self) -> list[int]:
+        """Rows by level."""
+        return [min(side**3, 1 << self.log2_rows) for side in self.sides]
+
+    def init(self, generator: torch.Generator) -> tuple[Tensors, Tensors]:
+        """Rows uniform in +-1e-4 as in the paper, layers uniform as `torch.nn.Linear` has them, without bias."""
+        table = (torch.rand(sum(self.rows), self.features, generator=generator) * 2 - 1) * 1e-4
+        sizes = [self.levels * self.features, *[self.neurons] * self.hidden, 4]
+        params = {TABLE: table}
+        for number, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+            layer = (torch.rand(fan_in, fan_out, generator=generator) * 2 - 1) * fan_in**-0.5
+            params[LAYER.format(number)] = layer
+        return params, {OCCUPANCY: self._peak(params, generator)}
+
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """The encoding and the network."""
+        return {TABLE: (TABLE,), "geometry.network": tuple(LAYER.format(i) for i in range(self.hidden + 1))}
+
+    def sample(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
+        """Density, colour and, where asked for, normals by forward differences."""
+        if not normals:
+            density, color = self._ask(params, points)
+            return Sampled(density, color, None)
+        step = self.difference * self.radius
+        around = torch.cat([torch.zeros(1, 3), torch.eye(3)]).to(points) * step
+        every = (points[:, :, None] + around).flatten(1, 2)  # [W, 4 M, 3]
+        density, color = self._ask(params, every)
+        at = density.view(*points.shape[:2], 4)
+        normal = F.normalize(at[..., :1] - at[..., 1:], dim=-1)
+        return Sampled(at[..., 0], color.reshape(*points.shape[:2], 4, 3)[:, :, 0], normal)
+
+    def encode(self, table: Tensor, points: Tensor) -> Tensor:
+        """Features [W, M, L F] of tables [W, T, F] at points [W, M, 3]."""
+        count, many = points.shape[:2]
+        sides = torch.tensor(self.sides, device=points.device)
+        position = points.reshape(-1, 3).t() / (2 * self.radius) + 0.5  # [3, W M] in [0, 1]
+        owner = torch.arange(count, device=points.device).repeat_interleave(many) * table.shape[1]
+        levels: list[Tensor] = []
+        first = 0
+        for side, rows in zip(sides.tolist(), self.rows, strict=True):
+            levels.append(self._level(table, position, owner + first, side, rows))
+            first += rows
+        return torch.cat(levels).view(-1, count, many).movedim(0, -1)
+
+    def _level(self, table: Tensor, position: Tensor, first: Tensor, side: int, rows: int) -> Tensor:
+        def locate(part: slice) -> tuple[Tensor, Tensor]:
+            low, rest = cell(position[:, part] * (side - 1), side)
+            place = corners(low, side) if side**3 <= rows else hashed(low, rows)
+            return place + first[part, None], weights(rest)
+
+        return gather(table.flatten(0, 1), locate, position.shape[1])
+
+    def _ask(self, params: Tensors, points: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.encode(params[TABLE], points)
+        for number in range(self.hidden):
+            x = torch.bmm(x, params[LAYER.format(number)]).relu()
+        raw = torch.bmm(x, params[LAYER.format(self.hidden)])  # [W, M, 4]
+        density, albedo = raw.split([1, 3], dim=-1)
+        biased = density[..., 0] + self.density.offset(points)
+        return self.density.of(biased), albedo.sigmoid()
+
+    def occupied(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
+        """The cells [W, G, G, G] that are remembered above the density, and their neighbours."""
+        full = (buffers[OCCUPANCY] > density).float()
+        return F.max_pool3d(full, 3, stride=1, padding=1) > 0
+
+    def refresh(self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator) -> Tensors:
+        """Every few steps, the larger of the faded memory and the density at a random point of each cell."""
+        if not self.refreshes(step):
+            return buffers
+        now = self._peak(params, generator)
+        return {**buffers, OCCUPANCY: torch.maximum(buffers[OCCUPANCY] * self.fade, now)}
+
+    def refreshes(self, step: int) -> bool:
+        """Every few steps."""
+        return step % self.every == 0
+
+    @torch.no_grad()
+    def _peak(self, params: Tensors, generator: torch.Generator) -> Tensor:
+        device = params[TABLE].device
+        line = torch.arange(self.cells)
+        low = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)
+        inside = torch.rand(low.shape, generator=generator)
+        points = (((low + inside) * (2 / self.cells) - 1) * self.radius).to(device)
+        found, _ = self._ask({name: p[None] for name, p in params.items()}, points[None])
+        return found.view((self.cells,) * 3)
+
+    def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:
+        """A hash grid has one size."""
+        return params, moments
+
+    def roughness(self, params: Tensors) -> Tensor:
+        """There are no neighbours to compare: 0 for each state."""
+        return params[TABLE].new_zeros(len(params[TABLE]))
+
+
+def hashed(low: Tensor, rows: int) -> Tensor:
+    """Rows [M, 8] of the corners of cells [3, M]: `(x p1 xor y p2 xor z p3) mod rows` (arXiv:2201.05989, eq. 4)."""
+    x, y, z = (
+        torch.stack([axis, axis + 1], -1) * prime for axis, prime in zip(low, PRIMES, strict=True)
+    )  # [M, 2]
+    mixed = x[:, :, None, None] ^ y[:, None, :, None] ^ z[:, None, None, :]
+    return mixed.reshape(-1, 8) % rows

@@ -1,0 +1,90 @@
+"""The plain loop, one step at a time: the oracle of the accelerated loop, and the baseline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from dreamprop.process import NonFiniteDrift, Process, group_of
+from dreamprop.solver.controller import nonfinite
+from dreamprop.solver.rollout import skip
+from dreamprop.solver.solution import Laps, Round, Solution, Stats, start
+from dreamprop.solver.window import Window
+from dreamprop.state import State
+from dreamprop.utils.cpu_allocator import reuse
+
+ON_NONFINITE = {"stop": False, "skip": True}
+"""What may happen at a drift that is not finite, and whether the run goes on."""
+IN_A_ROW = 32
+"""Skipped steps one after another at which a run ends all the same: it would get nowhere."""
+
+
+@reuse()
+def solve_sequential(
+    process: Process,
+    num_steps: int,
+    *,
+    on_nonfinite: str = "stop",
+    state: State | Window | None = None,
+    callback: Callable[[Round], None] | None = None,
+) -> Solution:
+    """``z[t+1] = update(z[t], drift(z[t]))`` from the first step to the last.
+
+    Args:
+        process: the chain.
+        num_steps: the step to arrive at, counted from step 0 of the chain.
+        on_nonfinite: what a drift that is not finite does: ``stop``, or ``skip`` the update and count it.
+        state: where to go on from; ``process.init()`` by default.
+        callback: called after every step.
+
+    Returns:
+        The last state, and what it took.
+
+    Raises:
+        ValueError: an argument is out of range.
+        NonFiniteDrift: a gradient is NaN or Inf; names the step and the parameter group.
+    """
+    began = time.perf_counter()
+    if on_nonfinite not in ON_NONFINITE:
+        raise ValueError(
+            f"on_nonfinite must be one of {', '.join(ON_NONFINITE)}, got {on_nonfinite!r}; use stop"
+        )
+    z = start(process, num_steps, state).states[0]
+    stats = Stats.begin(z.step, num_steps)
+    while z.step < num_steps:
+        lap = Laps()
+        drift = process.drift(z)
+        bad = nonfinite(drift)
+        lap("drift")
+        z = process.update(z, drift) if bad is None else pass_over(process, z, bad, on_nonfinite, stats)
+        lap("rollout")
+        round = Round(
+            z.step,
+            num_steps,
+            1,
+            [0.0],
+            1,
+            lap.total,
+            stats.num_rounds,
+            [z],
+            bad is not None,
+            laps=lap.seconds,
+        )
+        stats.add(round)
+        if callback is not None:
+            callback(round)
+    stats.wall_seconds = time.perf_counter() - began
+    return Solution(z, stats)
+
+
+def pass_over(process: Process, z: State, parameter: str, on_nonfinite: str, stats: Stats) -> State:
+    """The state behind a drift that is not finite, with ``skip``.
+
+    Raises:
+        NonFiniteDrift: with ``stop``; after too many skips in a row; or where shapes change at the next step and the
+            process does not say by ``skip(state)`` how they do without an update.
+    """
+    passed = skip(process, z) if ON_NONFINITE[on_nonfinite] and stats.in_a_row < IN_A_ROW else None
+    if passed is None:
+        raise NonFiniteDrift(z.step, group_of(process, z, parameter), parameter)
+    return passed

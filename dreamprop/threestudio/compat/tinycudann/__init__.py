@@ -1,0 +1,1 @@
+"""tiny-cuda-nn's Python interface in plain torch."""

@@ -1,0 +1,1 @@
+"""Tools that know nothing of chains: memory, threads, devices, files and signals."""
