@@ -60,17 +60,6 @@ class Process(Protocol):
         ...
 
 
-class NonFiniteDrift(ArithmeticError):
-    """A drift that is not finite, evaluated at a state that was accepted; names the step and the group."""
-
-    def __init__(self, step: int, group: str, parameter: str) -> None:
-        self.step, self.group, self.parameter = step, group, parameter
-        super().__init__(
-            f"drift at step {step} must be finite, got NaN or Inf in group {group!r} "
-            f"(parameter {parameter!r}); lower the learning rate or the loss scale"
-        )
-
-
 def groups(process: Process, state: State, step: int) -> Mapping[str, Group]:
     """The error groups of the update made at a step, checked against the names of a state.
 

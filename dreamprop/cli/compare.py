@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import dreamprop as dp
-from dreamprop.cli.train import STOPS, conclude, open_folder
+from dreamprop.cli.train import conclude, open_folder
 from dreamprop.distributed import coordination
-from dreamprop.distributed.communicator import RankFailed, Ranks
+from dreamprop.distributed.communicator import Ranks
+from dreamprop.errors import RankFailed
 from dreamprop.runs import directory, resume
 from dreamprop.runs.artifacts import report
 from dreamprop.runs.artifacts.views import views_of
@@ -18,6 +19,7 @@ from dreamprop.runs.metrics import RoundLog
 from dreamprop.runs.outcome import VIEWS, Outcome
 from dreamprop.runs.parallel import check, solve_options
 from dreamprop.runs.solve import evolve
+from dreamprop.runs.stops import STOPS
 from dreamprop.runs.summary import summarize
 from dreamprop.solver.window import Window
 from dreamprop.state import State

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dreamprop.config.validate import InputError, nearest, shortened
+from dreamprop.config.validate import nearest, shortened
+from dreamprop.errors import InputError
 
 FLAGS = (
     "--config", "--train", "--compare", "--export", "--baseline", "--resume", "--device", "--gpu",
@@ -167,7 +168,7 @@ def _tells(error: InputError) -> bool:
 
 def _met() -> bool:
     """Whether this process has met others, without importing what that would take."""
-    return bool(getattr(sys.modules.get("dreamprop.distributed.communicator"), "met", False))
+    return bool(getattr(sys.modules.get("dreamprop.distributed.process_group"), "met", False))
 
 
 def _leave(status: int) -> int:

@@ -13,8 +13,8 @@ from dreamprop import checkpoint
 from dreamprop.cli.export import write_mesh_if_any
 from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
-from dreamprop.distributed.communicator import RankFailed, RankLost, Ranks
-from dreamprop.process import NonFiniteDrift
+from dreamprop.distributed.communicator import Ranks
+from dreamprop.errors import RankFailed, RankLost
 from dreamprop.runs import directory, elastic, resume
 from dreamprop.runs.artifacts.views import present
 from dreamprop.runs.callbacks import Watch
@@ -22,16 +22,14 @@ from dreamprop.runs.experiment import Experiment, device_of, make_process, retag
 from dreamprop.runs.metrics import RoundLog
 from dreamprop.runs.parallel import check
 from dreamprop.runs.solve import evolve
+from dreamprop.runs.stops import STOPS
 from dreamprop.runs.summary import summarize
 from dreamprop.solver import audit
 from dreamprop.solver.window import Window
 from dreamprop.state import State, to
 from dreamprop.utils import atomic_io
 from dreamprop.utils.peak_memory import Peak
-from dreamprop.utils.signals import Guard, Interrupted
-
-STOPS = (Interrupted, NonFiniteDrift, RankFailed, RankLost, MemoryError)
-"""What ends a run and is told in a line; anything else shows where it came from."""
+from dreamprop.utils.signals import Guard
 
 
 def train(

@@ -16,7 +16,8 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreamprop.config.validate import PAGE, InputError, brief, nearest, shortened
+from dreamprop.config.validate import PAGE, brief, nearest, shortened
+from dreamprop.errors import InputError
 
 T = TypeVar("T")
 

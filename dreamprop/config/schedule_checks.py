@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
-from dreamprop.config.validate import FAR, InputError, brief, number
+from dreamprop.config.validate import FAR, brief, number
+from dreamprop.errors import InputError
 from dreamprop.optim import OPTIMIZERS, schedule
 
 

@@ -4,23 +4,12 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dreamprop.errors import InputError
+
 PAGE = "docs/reference.md"
 """Where every key is explained."""
 FAR = 1e12
 """Numbers beyond it, on either side of 0, are no settings: what is computed from them leaves float32."""
-
-
-class InputError(ValueError):
-    """What the user gave is wrong: one line with the value, the rule and the remedy; exit status 2.
-
-    Args:
-        message: the line.
-        own: only this process of several knows of it.
-    """
-
-    def __init__(self, message: str, own: bool = False) -> None:
-        self.own = own
-        super().__init__(" ".join(str(message).split()))
 
 
 def brief(value: Any, room: int = 60) -> str:

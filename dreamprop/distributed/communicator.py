@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dreamprop.errors import RankLost
 from dreamprop.utils import cpu_allocator
 
 PATIENCE = 600.0
@@ -32,33 +33,6 @@ GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 _instances = count()
 met = False
 """Whether this process has met others."""
-
-
-class RankFailed(RuntimeError):
-    """A rank raised; all ranks learn of it and stop.
-
-    Args:
-        rank: which one.
-        told: its traceback.
-    """
-
-    def __init__(self, rank: int, told: str) -> None:
-        self.rank, self.told = rank, told.strip()
-        super().__init__(f"rank {rank} failed: {self.told.splitlines()[-1] if self.told else 'no reason'}")
-
-
-class RankLost(RuntimeError):
-    """A rank is gone or silent.
-
-    Args:
-        ranks: those that have not been heard of.
-        reason: what was seen.
-    """
-
-    def __init__(self, ranks: Sequence[int], reason: str) -> None:
-        self.ranks = list(ranks)
-        names = ", ".join(map(str, self.ranks)) or "unknown"
-        super().__init__(f"{'rank' if len(self.ranks) == 1 else 'one of ranks'} {names} {reason}")
 
 
 class Ranks:

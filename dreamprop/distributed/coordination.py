@@ -11,8 +11,9 @@ from torch import Tensor
 from dreamprop.config.loader import InputError
 from dreamprop.config.validate import brief, number
 from dreamprop.distributed import flat_buffer
-from dreamprop.distributed.communicator import PATIENCE, RankLost, Ranks, alone
+from dreamprop.distributed.communicator import PATIENCE, Ranks, alone
 from dreamprop.distributed.rendezvous import join
+from dreamprop.errors import RankLost
 from dreamprop.runs.experiment import device_of
 from dreamprop.solver.window import Window
 from dreamprop.state import State

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from dreamprop import errors
 from dreamprop.distributed import communicator
 
 PATIENT = 5.0
@@ -80,7 +81,7 @@ class _Patience:
         """Wait a moment longer for the missing ranks."""
         waited = time.monotonic() - self._began
         if waited > self._timeout:
-            raise communicator.RankLost(missing, f"must arrive within {self._timeout:g} s, got nothing")
+            raise errors.RankLost(missing, f"must arrive within {self._timeout:g} s, got nothing")
         if waited > PATIENT and not self._told:
             self._told = True
             place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

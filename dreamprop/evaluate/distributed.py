@@ -23,9 +23,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dreamprop.distributed import flat_buffer
-from dreamprop.distributed.communicator import PATIENCE, RankFailed, Ranks
+from dreamprop.distributed.communicator import PATIENCE, Ranks
 from dreamprop.distributed.rendezvous import join
 from dreamprop.distributed.sharding import Plan, Shard, Sharded
+from dreamprop.errors import RankFailed
 from dreamprop.evaluate.batched import attempt_all, check_sub_batch, cut, halved
 from dreamprop.process import Process
 from dreamprop.state import Drift, State

@@ -19,7 +19,8 @@ from diffusers import DDPMScheduler
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dreamprop.config.validate import InputError, shortened
+from dreamprop.config.validate import shortened
+from dreamprop.errors import InputError
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 LIBRARIES = ("diffusers", "transformers")

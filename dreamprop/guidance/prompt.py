@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamprop.config.validate import InputError
+from dreamprop.errors import InputError
 from dreamprop.guidance.diffusion import Model
 
 DIRECTIONS = ("side", "front", "back", "overhead")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import re
 
-from dreamprop.config.validate import InputError, brief, shortened
+from dreamprop.config.validate import brief, shortened
+from dreamprop.errors import InputError
 
 PRIMITIVES = ("sphere", "cube", "cone", "cylinder", "torus", "capsule", "pyramid")
 COMPOSITES = ("mug", "snowman", "house", "tree", "table", "mushroom")  # these have a front

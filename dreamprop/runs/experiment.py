@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from dreamprop import prior
 from dreamprop.config import loader as configs
-from dreamprop.config.validate import InputError, choose
+from dreamprop.config.validate import choose
+from dreamprop.errors import InputError
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.runs import directory as folders
 from dreamprop.runs.config import ExperimentConfig

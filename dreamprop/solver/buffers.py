@@ -1,8 +1,4 @@
-"""Buffers along a chain: how what a drift wrote enters the rollout, how far two of them differ, how counts go on.
-
-A drift of a window is evaluated at a guess, whose buffers may lag behind. So the rollout takes over what the drift
-*changed*, entry by entry, and a buffer that differs counts as an error of the guess.
-"""
+"""Buffers along a chain: how far two of them differ, which counts as an error of a guess, and how counts go on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""How far the rolled-out states are from the guesses that their drifts were evaluated at.
+"""Rules that turn the norms of a round into errors and say how large an error may be.
 
-A slot is one step of the window; slot 0 is the accepted state, whose error is 0. Shapes: W slots of a window,
-N named tensors. All norms of a round are taken on the device and read back together, once.
+A slot is one step of the window; slot 0 is the accepted state, whose error is 0.
 """
 
 from __future__ import annotations

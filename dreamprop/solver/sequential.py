@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from dreamprop.process import NonFiniteDrift, Process, group_of
+from dreamprop.errors import NonFiniteDrift
+from dreamprop.process import Process, group_of
 from dreamprop.solver.controller import nonfinite
 from dreamprop.solver.rollout import skip
 from dreamprop.solver.solution import Laps, Round, Solution, Stats, start

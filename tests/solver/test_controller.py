@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dreamprop as dp
-from dreamprop.process import NonFiniteDrift
+from dreamprop.errors import NonFiniteDrift
 from dreamprop.solver.controller import Norms, Paper, Step, measure
 from dreamprop.state import equal
 from tests.solver.chains import Growing, Toy, optimizer

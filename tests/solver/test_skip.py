@@ -89,11 +89,11 @@ def test_a_wrapped_loop_skips_too() -> None:
 
 def test_stop_is_the_default_and_an_endless_row_of_skips_ends() -> None:
     process = Skipping(optimizer("Adam"), spoil=spoil)
-    with pytest.raises(dp.process.NonFiniteDrift, match=r"step 0 .* group 'main'"):
+    with pytest.raises(dp.errors.NonFiniteDrift, match=r"step 0 .* group 'main'"):
         dp.solve(process, 20, 5)
     broken = Skipping(optimizer("Adam"), spoil=lambda step, grad: grad * torch.nan if step > 5 else grad)
     for solve in (dp.solve, dp.solve_sequential):
-        with pytest.raises(dp.process.NonFiniteDrift, match=f"step {6 + IN_A_ROW} "):
+        with pytest.raises(dp.errors.NonFiniteDrift, match=f"step {6 + IN_A_ROW} "):
             solve(broken, 100, on_nonfinite="skip")
     with pytest.raises(ValueError, match="on_nonfinite must be one of stop, skip, got 'ignore'"):
         dp.solve(process, 20, on_nonfinite="ignore")
@@ -103,5 +103,5 @@ def test_a_change_of_size_cannot_be_skipped_by_guessing() -> None:
     """The state behind a boundary has other shapes, which only the process knows."""
     process = Growing(optimizer("Adam"), spoil=spoil)  # step 3 is not finite, and 4 is a boundary
     for solve in (dp.solve, dp.solve_sequential):
-        with pytest.raises(dp.process.NonFiniteDrift, match="step 3 "):
+        with pytest.raises(dp.errors.NonFiniteDrift, match="step 3 "):
             solve(process, 20, on_nonfinite="skip")

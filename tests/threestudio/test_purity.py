@@ -13,8 +13,8 @@ import torch
 from omegaconf import OmegaConf
 
 import dreamprop as dp
-from dreamprop.config.validate import InputError
 from dreamprop.distributed.communicator import Ranks
+from dreamprop.errors import InputError
 from dreamprop.runs.config import ParallelConfig
 from dreamprop.runs.threestudio.run import Run
 from dreamprop.solver.solution import Round

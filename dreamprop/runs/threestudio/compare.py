@@ -8,12 +8,13 @@ from typing import Protocol
 
 import torch
 
-from dreamprop.cli.train import STOPS
 from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
-from dreamprop.distributed.communicator import RankFailed, Ranks
+from dreamprop.distributed.communicator import Ranks
+from dreamprop.errors import RankFailed
 from dreamprop.runs.artifacts import report
 from dreamprop.runs.outcome import RUNS, VIEWS, Outcome
+from dreamprop.runs.stops import STOPS
 
 TIMING = (
     "Seconds are those of the rounds alone: imports, the building of systems, validation, tests and files are left "

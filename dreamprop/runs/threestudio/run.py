@@ -12,17 +12,18 @@ from typing import Any
 import torch
 
 import dreamprop as dp
-from dreamprop.cli.train import STOPS
 from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
-from dreamprop.distributed.communicator import RankFailed, Ranks, part
+from dreamprop.distributed.communicator import Ranks, part
 from dreamprop.distributed.sharding import WHOLE
+from dreamprop.errors import RankFailed
 from dreamprop.runs import parallel
 from dreamprop.runs.config import ParallelConfig
 from dreamprop.runs.empty_scene import Emptiness
 from dreamprop.runs.metrics import RoundLog
 from dreamprop.runs.outcome import Outcome
 from dreamprop.runs.progress import Bar
+from dreamprop.runs.stops import STOPS
 from dreamprop.runs.summary import versions
 from dreamprop.runs.threestudio.command import command
 from dreamprop.runs.threestudio.session import Session, prompt_of
