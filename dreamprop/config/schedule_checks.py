@@ -9,7 +9,8 @@ from typing import Any
 
 from dreamprop.config.validate import FAR, brief, number
 from dreamprop.errors import InputError
-from dreamprop.optim import OPTIMIZERS, schedule
+from dreamprop.optim import OPTIMIZERS
+from dreamprop.schedule import schedule
 
 
 def staged(value: Any, milestones: Sequence[int], step: int) -> int:

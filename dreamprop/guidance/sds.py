@@ -19,8 +19,7 @@ from torch import Tensor
 
 from dreamprop.guidance.diffusion import Model
 from dreamprop.guidance.prompt import Prompt
-from dreamprop.optim import schedule
-from dreamprop.optim.base import Schedule
+from dreamprop.schedule import Schedule, schedule
 
 WEIGHTINGS = ("sds", "uniform", "fantasia3d")
 

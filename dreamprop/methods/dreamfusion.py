@@ -23,13 +23,13 @@ from dreamprop.guidance.sds import SDS, join
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.methods.factory import make_field, make_optimizer
 from dreamprop.methods.step_sample import Draws, draw
-from dreamprop.optim import schedule
 from dreamprop.process import Group
 from dreamprop.rng import generator
 from dreamprop.scenes import background, cameras
 from dreamprop.scenes.field import stack
 from dreamprop.scenes.shading import Shading
 from dreamprop.scenes.volume_rendering import Rendered, render
+from dreamprop.schedule import schedule
 from dreamprop.state import Drift, State
 from dreamprop.utils.cpu_threads import over_cores, split_over_cores
 

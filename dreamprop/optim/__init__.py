@@ -2,8 +2,9 @@
 
 from dreamprop.optim.adam import Adam, AdamW
 from dreamprop.optim.adan import Adan
-from dreamprop.optim.base import Optimizer, ParamGroup, Schedule, schedule
+from dreamprop.optim.base import Optimizer, ParamGroup
 from dreamprop.optim.sgd import SGD
+from dreamprop.schedule import Schedule, schedule
 
 OPTIMIZERS: dict[str, type[SGD] | type[Adam] | type[Adan]] = {
     "SGD": SGD,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from dreamprop.optim.base import Grouped, ParamGroup, Schedule, Tensors
+from dreamprop.optim.base import Grouped, ParamGroup, Tensors
+from dreamprop.schedule import Schedule
 from dreamprop.utils.foreach import blocks, like
 
 

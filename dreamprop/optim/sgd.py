@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from dreamprop.optim.base import Grouped, ParamGroup, Schedule, Tensors
+from dreamprop.optim.base import Grouped, ParamGroup, Tensors
 from dreamprop.process import Group
+from dreamprop.schedule import Schedule
 from dreamprop.utils.foreach import Tensors as Many
 from dreamprop.utils.foreach import blocks, like
 

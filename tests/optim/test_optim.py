@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamprop.optim import SGD, Adam, AdamW, Adan, ParamGroup, schedule
+from dreamprop.optim import SGD, Adam, AdamW, Adan, ParamGroup
+from dreamprop.schedule import schedule
 
 SHAPES = {"a": (30, 7), "b": (5,), "c": (), "empty": (0, 3), "large": (33000,)}
 T = torch.optim
