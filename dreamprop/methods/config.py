@@ -14,7 +14,6 @@ from dreamprop.config.schedule_checks import (
     check_milestones,
     check_name,
     check_numbers,
-    check_options,
     check_order,
     check_range,
     check_schedule,
@@ -23,6 +22,7 @@ from dreamprop.config.schedule_checks import (
 )
 from dreamprop.config.validate import number
 from dreamprop.optim import OPTIMIZERS
+from dreamprop.optim.options import check_options
 
 GEOMETRIES = ("volume-grid", "implicit-volume")
 BACKGROUNDS = ("random-color-background", "solid-color-background")

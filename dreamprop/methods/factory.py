@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dreamprop.config.schedule_checks import check_options, given, refuse
+from dreamprop.config.schedule_checks import given, refuse
 from dreamprop.methods.config import OptimizerConfig, SystemConfig
 from dreamprop.optim import OPTIMIZERS, Optimizer, ParamGroup
+from dreamprop.optim.options import check_options
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import Field
 from dreamprop.scenes.hash_grid import HashGrid
