@@ -14,7 +14,7 @@ from dreamprop.errors import RankFailed
 from dreamprop.runs import directory, resume
 from dreamprop.runs.artifacts import report
 from dreamprop.runs.artifacts.views import views_of
-from dreamprop.runs.experiment import Experiment, device_of, make_process, retag
+from dreamprop.runs.experiment import Experiment, make_process, retag
 from dreamprop.runs.metrics import RoundLog
 from dreamprop.runs.outcome import VIEWS, Outcome
 from dreamprop.runs.parallel import check, solve_options
@@ -24,6 +24,7 @@ from dreamprop.runs.summary import summarize
 from dreamprop.solver.window import Window
 from dreamprop.state import State
 from dreamprop.utils import atomic_io
+from dreamprop.utils.device import device_of
 from dreamprop.utils.peak_memory import Peak
 from dreamprop.utils.signals import Guard
 

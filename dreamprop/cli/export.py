@@ -9,8 +9,9 @@ from torch import Tensor
 from dreamprop.config.loader import InputError
 from dreamprop.runs import resume
 from dreamprop.runs.artifacts import mesh
-from dreamprop.runs.experiment import Experiment, device_of, make_process
+from dreamprop.runs.experiment import Experiment, make_process
 from dreamprop.state import State, to
+from dreamprop.utils.device import device_of
 
 
 def write_mesh(process: Any, state: State, experiment: Experiment, place: Path) -> list[Path]:

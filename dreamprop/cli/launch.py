@@ -137,9 +137,10 @@ def run(arguments: Sequence[str]) -> int:
     # torch and diffusers take seconds to import: not before the arguments make sense.
     from dreamprop.distributed import coordination
     from dreamprop.runs import experiment as experiments
+    from dreamprop.utils import cpu_threads
 
     experiment = experiments.load(given.config, overrides)
-    experiments.use_all_cores()
+    cpu_threads.use_all_cores()
     if given.export:
         from dreamprop.cli.export import export
 

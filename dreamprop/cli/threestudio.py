@@ -14,7 +14,6 @@ from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Ranks
 from dreamprop.runs.config import ParallelConfig
-from dreamprop.runs.experiment import device_of
 from dreamprop.runs.outcome import Outcome
 from dreamprop.runs.threestudio.compare import compare
 from dreamprop.runs.threestudio.run import Run
@@ -22,6 +21,7 @@ from dreamprop.runs.threestudio.session import Session, prompt_of
 from dreamprop.threestudio import hub, limits, loading
 from dreamprop.threestudio.compat import install
 from dreamprop.threestudio.refusals import theirs, told
+from dreamprop.utils.device import device_of
 
 VERBS = ("train", "compare", "validate", "test", "export")
 

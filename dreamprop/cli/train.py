@@ -18,7 +18,7 @@ from dreamprop.errors import RankFailed, RankLost
 from dreamprop.runs import directory, elastic, resume
 from dreamprop.runs.artifacts.views import present
 from dreamprop.runs.callbacks import Watch
-from dreamprop.runs.experiment import Experiment, device_of, make_process, retag
+from dreamprop.runs.experiment import Experiment, make_process, retag
 from dreamprop.runs.metrics import RoundLog
 from dreamprop.runs.parallel import check
 from dreamprop.runs.solve import evolve
@@ -28,6 +28,7 @@ from dreamprop.solver import audit
 from dreamprop.solver.window import Window
 from dreamprop.state import State, to
 from dreamprop.utils import atomic_io
+from dreamprop.utils.device import device_of
 from dreamprop.utils.peak_memory import Peak
 from dreamprop.utils.signals import Guard
 

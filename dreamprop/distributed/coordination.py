@@ -14,9 +14,9 @@ from dreamprop.distributed import flat_buffer
 from dreamprop.distributed.communicator import PATIENCE, Ranks, alone
 from dreamprop.distributed.rendezvous import join
 from dreamprop.errors import RankLost
-from dreamprop.runs.experiment import device_of
 from dreamprop.solver.window import Window
 from dreamprop.state import State
+from dreamprop.utils.device import device_of
 
 T = TypeVar("T")
 PARTS = ("params", "moments", "buffers")

@@ -1,21 +1,19 @@
 """From a config to a process: the table of methods, and the one that a config asks for."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dreamprop import prior
 from dreamprop.config import loader as configs
 from dreamprop.config.validate import choose
-from dreamprop.errors import InputError
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.runs import directory as folders
 from dreamprop.runs.config import ExperimentConfig
+from dreamprop.utils.device import device_of
 
 
 @dataclass(frozen=True)
@@ -112,43 +110,6 @@ def load(path: Path | str, arguments: Sequence[str] = ()) -> Experiment:
     folders.component(config.name, "name")
     folders.component(config.tag, "tag")
     return Experiment(config, tree)
-
-
-def device_of(name: str) -> torch.device:
-    """The device that a name means here.
-
-    Raises:
-        InputError: the name is no device, or the machine lacks it.
-    """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and several:
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    elif name.startswith("cuda:") and several:
-        raise InputError(f"device must be auto, cpu or cuda with several processes, got {name!r}; use auto")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"device must be auto, cpu or cuda[:N], got {name!r}; use auto") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device must be auto, cpu or cuda[:N], got {name!r}; use auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {name} must exist, found {torch.cuda.device_count()} CUDA devices; use auto"
-        )
-    return device
-
-
-def use_all_cores() -> int:
-    """Let torch use every core this process may run on, unless OMP_NUM_THREADS says otherwise.
-
-    Returns:
-        The number of threads.
-    """
-    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return torch.get_num_threads()
 
 
 def make_process(experiment: Experiment) -> Any:

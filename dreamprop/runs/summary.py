@@ -9,11 +9,12 @@ import torch
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Ranks
-from dreamprop.runs.experiment import Experiment, device_of
+from dreamprop.runs.experiment import Experiment
 from dreamprop.runs.metrics import RoundLog
 from dreamprop.runs.parallel import evaluator_name
 from dreamprop.solver import audit
 from dreamprop.state import State
+from dreamprop.utils.device import device_of
 
 SUMS = (
     "rounds", "drifts", "speedup_rounds", "wall_seconds", "seconds_per_step", "skipped", "audit", "seconds",

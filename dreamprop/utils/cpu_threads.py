@@ -6,6 +6,7 @@ slowest thread at their end: two batches on a core each finish well before one b
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -54,3 +55,14 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         started.result()
     torch.set_num_threads(threads)  # what a worker sets is also what threads made later would begin with
     return pool
+
+
+def use_all_cores() -> int:
+    """Let torch use every core this process may run on, unless OMP_NUM_THREADS says otherwise.
+
+    Returns:
+        The number of threads.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return torch.get_num_threads()
