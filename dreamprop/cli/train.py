@@ -15,7 +15,7 @@ from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Ranks
 from dreamprop.errors import RankFailed, RankLost
-from dreamprop.runs import directory, elastic, resume
+from dreamprop.runs import broadcast, directory, elastic, resume
 from dreamprop.runs.artifacts.views import present
 from dreamprop.runs.callbacks import Watch
 from dreamprop.runs.experiment import Experiment, make_process, retag
@@ -69,7 +69,7 @@ def _train(
     """Go on from where a run has begun, to its end."""
     place, tag = ranks.tell([str(begun[0]), begun[1]] if begun else None)[0]
     place, experiment = Path(place), retag(experiment, tag)
-    window = coordination.share(ranks, begun[2] if begun else None)
+    window = broadcast.share(ranks, begun[2] if begun else None)
     device = device_of(experiment.config.device)
     if window is None:
         window = Window((process.init(),))

@@ -13,11 +13,10 @@ import torch
 
 import dreamprop as dp
 from dreamprop.config.loader import InputError
-from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Ranks, part
 from dreamprop.distributed.sharding import WHOLE
 from dreamprop.errors import RankFailed
-from dreamprop.runs import parallel
+from dreamprop.runs import broadcast, parallel
 from dreamprop.runs.config import ParallelConfig
 from dreamprop.runs.empty_scene import Emptiness
 from dreamprop.runs.metrics import RoundLog
@@ -258,7 +257,7 @@ class Run:
         """What the first process's validation has left, on all of them."""
         if self.ranks.size == 1:
             return state
-        shared = coordination.share(self.ranks, Window((state,)))
+        shared = broadcast.share(self.ranks, Window((state,)))
         assert shared is not None
         return placed(shared.states[0], state)
 
