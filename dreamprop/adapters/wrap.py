@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamprop.adapters.buffers import moved
 from dreamprop.adapters.hooks import hand_on
 from dreamprop.adapters.original import Original, changed, versions, written
 from dreamprop.adapters.purity import PurityCheck
 from dreamprop.adapters.torch_optimizer import Stepper, clip, norm_of
 from dreamprop.process import Group
 from dreamprop.rng import generator, seeded
-from dreamprop.solver.buffers import moved
 from dreamprop.state import Drift, State, check_names
 
 Loss = Callable[[nn.Module, int, torch.Generator], Tensor]

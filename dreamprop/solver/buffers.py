@@ -15,25 +15,6 @@ UNIT = 0.1
 """Relative difference of a buffer that counts as much as an error of one nominal step."""
 
 
-def moved(buffer: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """A buffer after a drift that saw ``old`` become ``new``.
-
-    Entries that the drift left alone keep their value. Of the others, booleans become what the drift wrote, and
-    numbers move by what it changed, ``b + (new - old)``, so that counts and averages go on from accepted values;
-    where b is the old value it becomes the new one to the bit.
-
-    Args:
-        buffer: of the rolled-out state.
-        old: what the drift was given, of the same shape; where shapes differ the buffer is replaced.
-        new: what it left.
-    """
-    if not buffer.shape == old.shape == new.shape:
-        return new
-    if buffer.dtype == torch.bool:
-        return torch.where(new == old, buffer, new)
-    return torch.where(new == old, buffer, torch.where(buffer == old, new, buffer + (new - old)))
-
-
 def distance(now: Tensor, then: Tensor) -> Tensor:
     """How far two buffers of one shape differ, relative to their size: a scalar on their device.
 

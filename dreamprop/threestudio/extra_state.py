@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamprop.solver.buffers import moved
+from dreamprop.adapters.buffers import moved
 from dreamprop.threestudio.errors import NotAChain
 
 KINDS: tuple[type, ...] = (type(None), bool, int, float)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import dreamprop as dp
+from dreamprop.adapters.buffers import moved
 from dreamprop.process import Group
 from dreamprop.rng import generator
-from dreamprop.solver.buffers import UNIT, moved
+from dreamprop.solver.buffers import UNIT
 from dreamprop.state import State
 
 FLAGS, CELLS, SIZE = 4, 40, 3
