@@ -32,7 +32,7 @@ import torch
 from common import table
 from torch import Tensor, nn
 
-from dreamprop.evaluate.batched import cut
+from dreamprop.evaluate.sub_batch import cut
 from dreamprop.state import Drift, State
 from dreamprop.threestudio import loading, tiny_sd
 from dreamprop.threestudio.call_batcher import Meeting

@@ -27,7 +27,7 @@ from dreamprop.distributed.communicator import PATIENCE, Ranks
 from dreamprop.distributed.rendezvous import join
 from dreamprop.distributed.sharding import Plan, Shard, Sharded
 from dreamprop.errors import RankFailed
-from dreamprop.evaluate.batched import attempt_all, check_sub_batch, cut, halved
+from dreamprop.evaluate.sub_batch import attempt_all, check_sub_batch, cut, halved
 from dreamprop.process import Process
 from dreamprop.state import Drift, State
 from dreamprop.utils import cpu_allocator

@@ -8,7 +8,7 @@ from typing import Any
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Ranks
-from dreamprop.evaluate.batched import SmallerBatch
+from dreamprop.evaluate.sub_batch import SmallerBatch
 from dreamprop.runs.experiment import Experiment
 from dreamprop.runs.metrics import RoundLog
 from dreamprop.runs.parallel import solve_options

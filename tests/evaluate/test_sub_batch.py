@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import dreamprop as dp
-from dreamprop.evaluate.batched import SmallerBatch
 from dreamprop.evaluate.distributed import deal
+from dreamprop.evaluate.sub_batch import SmallerBatch
 from dreamprop.state import equal
 from tests.solver.chains import Toy, optimizer
 

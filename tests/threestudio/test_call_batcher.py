@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dreamprop.evaluate.batched import attempt
+from dreamprop.evaluate.sub_batch import attempt
 from dreamprop.state import State
 from dreamprop.threestudio.call_batcher import Meeting
 from dreamprop.threestudio.system import Threestudio
