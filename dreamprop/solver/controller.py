@@ -6,44 +6,19 @@ A slot is one step of the window; slot 0 is the accepted state, whose error is 0
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from statistics import fmean, median
 from typing import Protocol
 
-import torch
-from torch import Tensor
-
-from dreamprop.distributed.sharding import WHOLE, Parts
 from dreamprop.process import Group
-from dreamprop.solver import buffers
-from dreamprop.solver.buffers import Units
-from dreamprop.state import Drift, State, check_shapes
-from dreamprop.utils.foreach import blocks
+from dreamprop.solver.norms import Norms
 
 TINY = math.ulp(0.0)
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {
     "median": median,
     "mean": fmean,
     "middle": lambda errors: errors[len(errors) // 2],  # what the published code takes for the median
 }
-
-
-@dataclass
-class Norms:
-    """What was read back from the device for one slot."""
-
-    error: dict[str, float] | None
-    """Sum of squares of (rolled out - guess), by name; ``None`` where there is no guess to compare with."""
-    moved: dict[str, float]
-    """Sum of squares of what the update into this slot moved, by name."""
-    count: dict[str, int]
-    """Elements, by name."""
-    differs: bool
-    """Whether any bit of parameters or buffers differs from the guess; looked at for a tolerance of 0."""
-    buffers: dict[str, float] = field(default_factory=dict)
-    """How far each buffer that belongs to no group is from the guess's, in its unit."""
 
 
 class Rule(Protocol):
@@ -143,148 +118,3 @@ ERROR_RULES: dict[str, Callable[..., Rule]] = {"step": Step, "paper": Paper}
 def _number(error: float) -> float:
     """NaN is never small."""
     return math.inf if math.isnan(error) else error
-
-
-def measure(
-    guesses: Sequence[State],
-    rolled: Sequence[State],
-    drifts: Sequence[Drift],
-    groups: Sequence[Mapping[str, Group]],
-    exact: bool = False,
-    parts: Parts = WHOLE,
-    units: Units | None = None,
-    distance: Callable[[str, Tensor, Tensor], Tensor] | None = None,
-) -> tuple[list[Norms], list[str | None]]:
-    """Norms of a round, read back from the device once.
-
-    Args:
-        guesses: [W] or [W + 1] the base and the guesses; with W + 1 the state behind the window counts too.
-        rolled: [W] rolled-out states; the i-th is held against the (i+1)-th guess.
-        drifts: [W] drifts evaluated at the first W guesses.
-        groups: [W] error groups of the updates.
-        exact: compare bits too, buffers included.
-        parts: how states lie over processes; the same numbers come out however they do.
-        units: of the buffers' differences.
-        distance: (name, rolled-out buffer, the guess's) to how far they differ; by the kind of their type by default.
-
-    Returns:
-        norms: [W] of slots 1..W.
-        bad: [W] for each drift the first parameter whose gradient is not finite, else ``None``.
-    """
-    reading = _Reading()
-    norms: list[Norms] = []
-    units = units or Units()
-    distance = distance or (lambda name, now, then: buffers.distance(now, then))
-
-    def mine(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in named.items() if parts.counts(rolled[0], name)}
-
-    for i, state in enumerate(rolled):
-        reading.norm(("grad", i), mine(drifts[i].grads))
-        if i + 1 >= len(guesses):
-            norms.append(Norms(None, {}, {}, False))
-            continue
-        guess, before = guesses[i + 1], rolled[i - 1] if i else guesses[0]
-        check_shapes(guess, state)
-        named = dict(state.params)
-        named.update({n: state.buffers[n] for g in groups[i].values() for n in g.names if n not in named})
-        reading.difference(("error", i), mine(named), {**guess.buffers, **guess.params})
-        measured = [n for group in groups[i].values() if group.step is None for n in group.names]
-        old = {**before.buffers, **before.params}
-        reading.difference(("moved", i), mine({name: named[name] for name in measured}), old)
-        for name, buffer in mine(state.buffers).items():
-            if name not in named and math.isfinite(units.of(name)) and buffer is not guess.buffers[name]:
-                off = distance(name, buffer, guess.buffers[name])
-                reading.value(("buffer", i), name, off / units.of(name))
-        if exact:
-            for now, then in ((state.params, guess.params), (state.buffers, guess.buffers)):
-                reading.bits(("bits", i), list(mine(now).values()), [then[n] for n in mine(now)])
-        count = {name: parts.numel(state, name) for name in named}
-        norms.append(Norms(dict.fromkeys(named, 0.0), dict.fromkeys(measured, 0.0), count, False))
-    bad: list[str | None] = [None] * len(rolled)
-    suspects: list[tuple[int, str]] = []
-    for kind, i, name, value in parts.gather(reading.read()):
-        if kind == "grad":
-            if not math.isfinite(value):
-                suspects.append((i, name))
-        elif kind == "buffer":
-            norms[i].buffers[name] = value
-        elif kind == "bits":
-            norms[i].differs |= value != 0
-        else:
-            sums = norms[i].moved if kind == "moved" else norms[i].error
-            assert sums is not None
-            sums[name] += value * value
-    if suspects:
-        for i, name in parts.gather([s for s in suspects if not _finite(drifts[s[0]].grads[s[1]])]):
-            if bad[i] is None:
-                bad[i] = name
-    return norms, bad
-
-
-def nonfinite(drift: Drift) -> str | None:
-    """The first parameter whose gradient holds a NaN or an Inf; waits for the device once."""
-    reading = _Reading()
-    reading.norm(("grad", 0), drift.grads)
-    suspects = (name for *_, name, value in reading.read() if not math.isfinite(value))
-    return next((name for name in suspects if not _finite(drift.grads[name])), None)
-
-
-def _finite(tensor: Tensor) -> bool:
-    """Whether every value is finite; asked only where a norm is not, since it waits for the device."""
-    return bool(tensor.isfinite().all())
-
-
-class _Reading:
-    """Numbers that are on the device still."""
-
-    def __init__(self) -> None:
-        self._labels: dict[torch.dtype, list[tuple[tuple[str, int], str]]] = {}
-        self._values: dict[torch.dtype, list[Tensor]] = {}
-
-    def _add(self, kind: tuple[str, int], names: Sequence[str], values: Sequence[Tensor]) -> None:
-        for name, value in zip(names, values, strict=True):
-            self._labels.setdefault(value.dtype, []).append((kind, name))
-            self._values.setdefault(value.dtype, []).append(value)
-
-    def norm(self, kind: tuple[str, int], tensors: Mapping[str, Tensor]) -> None:
-        """Norm of each tensor: NaN and Inf show in it, and a sum of squares that overflows looks like one."""
-        named = {name: t.detach() for name, t in tensors.items() if t.numel()}
-        for dtype in {t.dtype for t in named.values()}:
-            some = {name: t for name, t in named.items() if t.dtype == dtype}
-            wide = torch.float32 if dtype.itemsize < 4 else None
-            self._add(kind, list(some), torch._foreach_norm(list(some.values()), ord=2, dtype=wide))
-
-    def difference(self, kind: tuple[str, int], a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
-        """Norms of a - b, of the tensors of a."""
-        names = [name for name, t in a.items() if t.numel() and (t.is_floating_point() or t.is_complex())]
-        for dtype in {a[name].dtype for name in names}:
-            some = [name for name in names if a[name].dtype == dtype]
-            wide = (
-                torch.float32 if dtype.itemsize < 4 else None
-            )  # a sum of squares overflows in half precision
-            for owners, (x, y) in blocks([a[n].detach() for n in some], [b[n].detach() for n in some]):
-                values = torch._foreach_norm(torch._foreach_sub(x, y), ord=2, dtype=wide)
-                self._add(kind, [some[k] for k in owners], values)
-
-    def bits(self, kind: tuple[str, int], a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
-        """Whether any bit differs, or a value is not a number, for which equality says nothing."""
-        for x, y in zip(a, b, strict=True):
-            x, y = (torch.view_as_real(t) if t.is_complex() else t for t in (x.detach(), y.detach()))
-            as_bits = BITS[x.element_size()]
-            self._add(kind, [""], [((x.view(as_bits) != y.view(as_bits)) | (x != x)).any()])
-
-    def value(self, kind: tuple[str, int], name: str, value: Tensor) -> None:
-        """A number that is known on the device."""
-        self._add(kind, [name], [value])
-
-    def read(self) -> list[tuple[str, int, str, float]]:
-        """Everything, in the order of the device's types; waits for the device once."""
-        if not self._values:
-            return []
-        device = next(iter(self._values.values()))[0].device
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        parts = [torch.stack([v.to(device) for v in values]).to(wide) for values in self._values.values()]
-        labels = [label for some in self._labels.values() for label in some]
-        values = torch.cat(parts).tolist()
-        return [(*kind, name, value) for (kind, name), value in zip(labels, values, strict=True)]

@@ -24,10 +24,11 @@ from dreamprop.evaluate import EVALUATORS, Evaluator, batched, distributed
 from dreamprop.process import Process, groups
 from dreamprop.solver.audit import SHARE, Audit
 from dreamprop.solver.buffers import Units, trend
-from dreamprop.solver.controller import ERROR_RULES, Paper, Rule, Step, measure
+from dreamprop.solver.controller import ERROR_RULES, Paper, Rule, Step
+from dreamprop.solver.nonfinite import ON_NONFINITE, pass_over
+from dreamprop.solver.norms import measure
 from dreamprop.solver.predict import PREDICTORS
 from dreamprop.solver.rollout import rollout
-from dreamprop.solver.sequential import ON_NONFINITE, pass_over
 from dreamprop.solver.solution import Laps, Round, Solution, Stats, start
 from dreamprop.solver.window import Window, advance, end_of, fill
 from dreamprop.state import State

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from dreamprop.process import Process
 from dreamprop.state import Drift, State, check_shapes
@@ -32,16 +31,3 @@ def rollout(process: Process, base: State, drifts: Sequence[Drift]) -> list[Stat
             check_shapes(before, state)
         states.append(state)
     return states
-
-
-def skip(process: Process, state: State) -> State | None:
-    """The state a step later with the update left out, as a gradient scaler leaves it out; by ``process.skip`` if it
-    has one. ``None`` where it would have other shapes and only the process knows which."""
-    if hasattr(process, "skip"):
-        passed: State = process.skip(state)
-        if passed.step != state.step + 1:
-            raise ValueError(
-                f"skip must return step {state.step + 1}, got {passed.step}; add one to the step"
-            )
-        return passed
-    return None if state.step + 1 in process.boundaries else replace(state, step=state.step + 1)

@@ -5,19 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from dreamprop.errors import NonFiniteDrift
-from dreamprop.process import Process, group_of
-from dreamprop.solver.controller import nonfinite
-from dreamprop.solver.rollout import skip
+from dreamprop.process import Process
+from dreamprop.solver.nonfinite import ON_NONFINITE, pass_over
+from dreamprop.solver.norms import nonfinite
 from dreamprop.solver.solution import Laps, Round, Solution, Stats, start
 from dreamprop.solver.window import Window
 from dreamprop.state import State
 from dreamprop.utils.cpu_allocator import reuse
-
-ON_NONFINITE = {"stop": False, "skip": True}
-"""What may happen at a drift that is not finite, and whether the run goes on."""
-IN_A_ROW = 32
-"""Skipped steps one after another at which a run ends all the same: it would get nowhere."""
 
 
 @reuse()
@@ -76,16 +70,3 @@ def solve_sequential(
             callback(round)
     stats.wall_seconds = time.perf_counter() - began
     return Solution(z, stats)
-
-
-def pass_over(process: Process, z: State, parameter: str, on_nonfinite: str, stats: Stats) -> State:
-    """The state behind a drift that is not finite, with ``skip``.
-
-    Raises:
-        NonFiniteDrift: with ``stop``; after too many skips in a row; or where shapes change at the next step and the
-            process does not say by ``skip(state)`` how they do without an update.
-    """
-    passed = skip(process, z) if ON_NONFINITE[on_nonfinite] and stats.in_a_row < IN_A_ROW else None
-    if passed is None:
-        raise NonFiniteDrift(z.step, group_of(process, z, parameter), parameter)
-    return passed

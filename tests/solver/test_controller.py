@@ -9,7 +9,8 @@ import torch
 
 import dreamprop as dp
 from dreamprop.errors import NonFiniteDrift
-from dreamprop.solver.controller import Norms, Paper, Step, measure
+from dreamprop.solver.controller import Paper, Step
+from dreamprop.solver.norms import Norms, measure
 from dreamprop.state import equal
 from tests.solver.chains import Growing, Toy, optimizer
 

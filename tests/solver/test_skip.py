@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dreamprop as dp
-from dreamprop.solver.sequential import IN_A_ROW
+from dreamprop.solver.nonfinite import IN_A_ROW
 from dreamprop.state import equal
 from tests.solver.chains import Growing, Toy, optimizer
 
