@@ -7,11 +7,9 @@ CPUs, and there a rank waits no longer than its patience: a rank that is silent 
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from functools import cache
 from itertools import count
 from typing import Any
 
@@ -19,11 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dreamprop.distributed.process_group import PATIENCE, _between_cpus, _store
 from dreamprop.errors import RankLost
 from dreamprop.utils import cpu_allocator
 
-PATIENCE = 600.0
-"""Seconds to wait for another rank."""
 BEAT = 1.0
 """Seconds between two signs of life of a rank that waits."""
 QUICK, SLOW = 2e-5, 2e-3
@@ -31,8 +28,6 @@ QUICK, SLOW = 2e-5, 2e-3
 GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 """One tensor in, one out: PyTorch copies lists of them twice. Its name since PyTorch 2.13, or the one before."""
 _instances = count()
-met = False
-"""Whether this process has met others."""
 
 
 class Ranks:
@@ -191,36 +186,9 @@ class Ranks:
             return others
 
 
-def alone() -> bool:
-    """Whether this process is a job of its own."""
-    return not (dist.is_available() and dist.is_initialized()) and int(os.environ.get("WORLD_SIZE", "1")) == 1
-
-
-def part() -> None:
-    """Part from the other processes; what is done from here on is done alone."""
-    if dist.is_available() and dist.is_initialized():
-        _between_cpus.cache_clear()
-        dist.destroy_process_group()
-
-
-@cache
-def _between_cpus(
-    group: dist.ProcessGroup | None, world: dist.ProcessGroup | None
-) -> dist.ProcessGroup | None:
-    """A group of the same ranks that can send from CPU to CPU; one for each job that a process takes part in."""
-    if "cpu" in dist.get_backend_config(group):
-        return group
-    return dist.new_group(dist.get_process_group_ranks(group or world), backend="gloo")
-
-
 def _read(key: str) -> str:
     """What somebody has left under a key of the store; nothing where nobody has."""
     return _store().get(key).decode() if _store().check([key]) else ""
-
-
-def _store() -> dist.Store:
-    # there is no public name for the store that the processes met at
-    return dist.distributed_c10d._get_default_store()
 
 
 def _first(error: BaseException) -> str:

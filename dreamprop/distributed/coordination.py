@@ -9,7 +9,8 @@ import torch
 
 from dreamprop.config.loader import InputError
 from dreamprop.config.validate import brief, number
-from dreamprop.distributed.communicator import PATIENCE, Ranks, alone
+from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.process_group import PATIENCE, alone
 from dreamprop.distributed.rendezvous import join
 from dreamprop.errors import RankLost
 from dreamprop.utils.device import device_of

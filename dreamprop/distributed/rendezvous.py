@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from dreamprop import errors
-from dreamprop.distributed import communicator
+from dreamprop.distributed import process_group
 
 PATIENT = 5.0
 """Seconds of waiting for processes to meet before it is told."""
@@ -23,17 +23,17 @@ SLACK = 120.0
 """Seconds that PyTorch waits longer than we do, so that ours is the message."""
 
 
-def join(device: torch.device, timeout: float = communicator.PATIENCE) -> None:
+def join(device: torch.device, timeout: float = process_group.PATIENCE) -> None:
     """Meet the other processes that ``torchrun`` started, unless that was done before.
 
     Args:
         device: whose memory holds the tensors: NCCL between GPUs, gloo between CPUs.
         timeout: seconds that a rank may be silent.
     """
-    if communicator.alone():
+    if process_group.alone():
         return
     if dist.is_initialized():
-        communicator.met = True
+        process_group.met = True
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
@@ -44,7 +44,7 @@ def join(device: torch.device, timeout: float = communicator.PATIENCE) -> None:
     # the launcher keeps its store when it starts processes again, with the addresses of the dead ones in it; its count
     # of restarts is no name for a meeting, since each node counts for itself
     store = dist.PrefixStore(f"dreamprop/{_meeting(store, rank, size, timeout)}", store)
-    communicator.met = True
+    process_group.met = True
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=longest)
 
 

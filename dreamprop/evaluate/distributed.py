@@ -23,7 +23,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dreamprop.distributed import flat_buffer
-from dreamprop.distributed.communicator import PATIENCE, Ranks
+from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.process_group import PATIENCE
 from dreamprop.distributed.rendezvous import join
 from dreamprop.distributed.sharding import Plan, Shard, Sharded
 from dreamprop.errors import RankFailed

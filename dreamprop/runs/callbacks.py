@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamprop.distributed.communicator import Ranks
-from dreamprop.distributed.sharding import WHOLE
+from dreamprop.distributed.layout import WHOLE
 from dreamprop.runs import resume
 from dreamprop.runs.artifacts import images
 from dreamprop.runs.empty_scene import Emptiness

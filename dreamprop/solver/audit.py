@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop.distributed.sharding import Parts
+from dreamprop.distributed.layout import Parts
 from dreamprop.rng import key
 from dreamprop.state import Drift, State
 

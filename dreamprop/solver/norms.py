@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dreamprop.distributed.sharding import WHOLE, Parts
+from dreamprop.distributed.layout import WHOLE, Parts
 from dreamprop.process import Group
 from dreamprop.solver import buffers
 from dreamprop.solver.buffers import Units

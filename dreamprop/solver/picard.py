@@ -18,8 +18,9 @@ from functools import partial
 from numbers import Integral
 from typing import TypeVar
 
-from dreamprop.distributed.communicator import alone
-from dreamprop.distributed.sharding import WHOLE, Parts, Sharded
+from dreamprop.distributed.layout import WHOLE, Parts
+from dreamprop.distributed.process_group import alone
+from dreamprop.distributed.sharding import Sharded
 from dreamprop.evaluate import EVALUATORS, Evaluator, batched, distributed
 from dreamprop.process import Process, groups
 from dreamprop.solver.audit import SHARE, Audit

@@ -10,7 +10,7 @@ from numbers import Integral
 
 from torch import Tensor
 
-from dreamprop.distributed.sharding import WHOLE, Parts
+from dreamprop.distributed.layout import WHOLE, Parts
 from dreamprop.process import Process
 from dreamprop.solver.window import Window
 from dreamprop.state import State

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dreamprop as dp
-from dreamprop.distributed.sharding import WHOLE
+from dreamprop.distributed.layout import WHOLE
 from dreamprop.solver import audit
 from dreamprop.solver.rollout import rollout
 from dreamprop.state import equal

@@ -13,8 +13,9 @@ import torch
 
 import dreamprop as dp
 from dreamprop.config.loader import InputError
-from dreamprop.distributed.communicator import Ranks, part
-from dreamprop.distributed.sharding import WHOLE
+from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.layout import WHOLE
+from dreamprop.distributed.process_group import part
 from dreamprop.errors import RankFailed
 from dreamprop.runs import broadcast, parallel
 from dreamprop.runs.config import ParallelConfig

@@ -1,0 +1,58 @@
+"""How states lie over processes: whole on each of them, unless they are cut."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from dreamprop.state import State
+
+
+class Parts(Protocol):
+    """How states lie over processes, for who sums over their elements or wants them whole."""
+
+    def take(self, state: State) -> State:
+        """What this process keeps of a whole state."""
+        ...
+
+    def whole(self, state: State) -> State:
+        """A whole state from what the processes keep; all of them must ask together."""
+        ...
+
+    def counts(self, state: State, name: str) -> bool:
+        """Whether this process adds what it keeps of a tensor to a sum over all of its elements."""
+        ...
+
+    def numel(self, state: State, name: str) -> int:
+        """Elements of the whole tensor."""
+        ...
+
+    def gather(self, rows: list[Any]) -> list[Any]:
+        """The rows of all processes, one after another."""
+        ...
+
+
+class Whole:
+    """Every process keeps everything."""
+
+    def take(self, state: State) -> State:
+        """All of it."""
+        return state
+
+    def whole(self, state: State) -> State:
+        """It is."""
+        return state
+
+    def counts(self, state: State, name: str) -> bool:
+        """Always."""
+        return True
+
+    def numel(self, state: State, name: str) -> int:
+        """Elements of the tensor."""
+        return (state.params[name] if name in state.params else state.buffers[name]).numel()
+
+    def gather(self, rows: list[Any]) -> list[Any]:
+        """They are here."""
+        return rows
+
+
+WHOLE = Whole()
