@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from dreamprop.guidance.sds import SDS, Draw
-from dreamprop.methods.config import DataConfig, MaterialConfig
+from dreamprop.methods.config import DataConfig
 from dreamprop.rng import generator
 from dreamprop.scenes import background, cameras
+from dreamprop.scenes.config import MaterialConfig
 
 
 @dataclass(frozen=True)

@@ -100,15 +100,10 @@ def wrapped(kind: type[torch.optim.Optimizer], max_norm: float | None = None, **
 
 def dreamfusion(scene: str) -> dp.Process:
     """The real thing, small: a voxel grid that grows, or a hash grid with its occupancy."""
-    from dreamprop.methods.config import (
-        DataConfig,
-        EncodingConfig,
-        GeometryConfig,
-        PromptConfig,
-        RendererConfig,
-        SystemConfig,
-    )  # fmt: skip
+    from dreamprop.guidance.config import PromptConfig
+    from dreamprop.methods.config import DataConfig, SystemConfig
     from dreamprop.methods.dreamfusion import DreamFusion
+    from dreamprop.scenes.config import EncodingConfig, GeometryConfig, RendererConfig  # fmt: skip
 
     geometry = GeometryConfig(resolution=[24, 36], resolution_milestones=[4])
     if scene == "implicit-volume":

@@ -11,21 +11,12 @@ import pytest
 import torch
 
 import dreamprop as dp
-from dreamprop.methods.config import (
-    DataConfig,
-    EncodingConfig,
-    GeometryConfig,
-    GuidanceConfig,
-    LossConfig,
-    MaterialConfig,
-    OptimizerConfig,
-    PromptConfig,
-    RendererConfig,
-    SystemConfig,
-)
+from dreamprop.guidance.config import GuidanceConfig, PromptConfig
+from dreamprop.methods.config import DataConfig, LossConfig, OptimizerConfig, SystemConfig
 from dreamprop.methods.dreamfusion import DreamFusion
 from dreamprop.methods.step_sample import draw
 from dreamprop.process import Process
+from dreamprop.scenes.config import EncodingConfig, GeometryConfig, MaterialConfig, RendererConfig
 from dreamprop.state import State, equal
 from tests.guidance import tiny
 

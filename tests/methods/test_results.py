@@ -12,14 +12,9 @@ from torch import Tensor
 
 from dreamprop.guidance.sds import Draw
 from dreamprop.methods import dreamfusion
-from dreamprop.methods.config import (
-    BackgroundConfig,
-    DataConfig,
-    GeometryConfig,
-    RendererConfig,
-    SystemConfig,
-)
+from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.scenes import cameras
+from dreamprop.scenes.config import BackgroundConfig, GeometryConfig, RendererConfig
 from dreamprop.scenes.field import stack
 from dreamprop.state import State
 from tests.ball import Ball
