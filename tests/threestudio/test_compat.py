@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dreamprop.threestudio.compat import device, lora, optional_modules, spawn
 from dreamprop.threestudio.compat import install as setup
-from dreamprop.threestudio.compat.nerfacc import packed
+from dreamprop.threestudio.compat.nerfacc import kernel_table
 from dreamprop.threestudio.compat.optional_modules import MissingModule
 
 REPOSITORY = Path(__file__).parents[2]
@@ -183,7 +183,7 @@ def test_on_cuda_only_what_fails_is_replaced(works: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr(importlib, "import_module", load)
     monkeypatch.setitem(sys.modules, "tinycudann", None)
     monkeypatch.setitem(vars(kernels), "traverse_grids", before)
-    for name in vars(kernels).keys() & packed.kernels().keys():
+    for name in vars(kernels).keys() & kernel_table.kernels().keys():
         monkeypatch.setitem(vars(kernels), name, getattr(kernels, name))
     for name in ("nerfacc", "nerfacc.pack", "nerfacc.volrend"):
         monkeypatch.setattr(real(name), "pack_info", real(name).pack_info)

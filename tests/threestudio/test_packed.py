@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from dreamprop.threestudio.compat.nerfacc import packed
+from dreamprop.threestudio.compat.nerfacc import kernel_table, packed
 
 nerfacc = pytest.importorskip("nerfacc")
 
@@ -21,7 +21,7 @@ nerfacc = pytest.importorskip("nerfacc")
 def on_any_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """nerfacc with its kernels replaced, as `install` does."""
     cuda = importlib.import_module("nerfacc.cuda")
-    for name, kernel in packed.kernels().items():
+    for name, kernel in kernel_table.kernels().items():
         assert hasattr(cuda, name)
         monkeypatch.setattr(cuda, name, kernel)
     for name in ("nerfacc", "nerfacc.pack", "nerfacc.volrend"):

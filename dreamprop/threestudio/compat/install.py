@@ -166,9 +166,9 @@ def _nerfacc(device: torch.device) -> list[tuple[str, str]]:
             if backend._C is not None:
                 return []
             reason = "there is no CUDA toolkit to compile them with"
-    from dreamprop.threestudio.compat.nerfacc import packed
+    from dreamprop.threestudio.compat.nerfacc import kernel_table, packed
 
-    for name, kernel in packed.kernels().items():
+    for name, kernel in kernel_table.kernels().items():
         setattr(nerfacc.cuda, name, kernel)
     for name in ("nerfacc", "nerfacc.pack", "nerfacc.volrend"):
         module = importlib.import_module(name)

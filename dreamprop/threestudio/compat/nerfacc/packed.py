@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,22 +125,3 @@ def exclusive_prod_backward(
     """`sum_{j > i} g_j y_j / x_i`, with nerfacc's guard against a zero factor."""
     sums = exclusive_sum(starts, counts, grad_outputs * outputs, False, True)
     return sums / inputs.clamp_min(1e-10)
-
-
-def kernels() -> dict[str, Any]:
-    """Everything that stands in for an attribute of `nerfacc.cuda`, by its name there."""
-    from dreamprop.threestudio.compat.nerfacc import resample, traversal
-
-    return {
-        "RaySegmentsSpec": RaySegmentsSpec,
-        "ray_aabb_intersect": traversal.ray_aabb_intersect,
-        "traverse_grids": traversal.traverse_grids,
-        "inclusive_sum": inclusive_sum,
-        "exclusive_sum": exclusive_sum,
-        "inclusive_prod_forward": inclusive_prod_forward,
-        "inclusive_prod_backward": inclusive_prod_backward,
-        "exclusive_prod_forward": exclusive_prod_forward,
-        "exclusive_prod_backward": exclusive_prod_backward,
-        "importance_sampling": resample.importance_sampling,
-        "searchsorted": resample.searchsorted,
-    }
