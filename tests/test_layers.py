@@ -1,38 +1,58 @@
-"""Imports point down, and only where the design lets them: read from the source, nothing is imported."""
+"""Imports point to the left in one ordered list of packages: read from the source, nothing is imported."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1] / "dreamprop"
 
-LAYERS: dict[str, int] = {
-    **dict.fromkeys(["state", "buffers", "rng", "validate", "config", "memory", "blocks", "parcel"], 0),
-    **dict.fromkeys(["ranks", "rendezvous", "hooks", "original", "purity"], 0),
-    **dict.fromkeys(["files", "interrupt"], 0),
-    **dict.fromkeys(["process", "optim", "options", "resize", "shards", "stepper", "wrap"], 1),
-    **dict.fromkeys(["window", "predict", "rollout", "error", "audit", "evaluate"], 2),
-    **dict.fromkeys(["solution", "sequential", "picard", "checkpoint"], 3),
-    **dict.fromkeys(["guidance", "scenes", "methods", "prior", "threestudio"], 4),
+ORDER = [
+    *("state", "process", "rng", "schedule", "errors", "config", "utils", "optim"),
+    *("distributed", "evaluate", "solver", "checkpoint", "adapters"),
+    *("scenes", "prior", "guidance", "methods", "threestudio", "runs", "cli"),
+]
+"""A package imports itself and what stands to its left."""
+PHYSICS = {"scenes", "prior", "guidance", "methods"}
+ENGINE = {"distributed", "evaluate", "solver", "checkpoint"}
+NEVER = {(physics, engine) for physics in PHYSICS for engine in ENGINE} | {
+    ("threestudio", p) for p in PHYSICS
 }
-"""Everything that is not named here is the program, layer 5."""
-MAY_MEET = {("methods", "guidance"), ("methods", "scenes"), ("guidance", "prior"), ("methods", "prior")}
-"""Physics (layer 4) imports layers 0 and 1, itself, and these."""
+"""What does not import what stands to its left either: a scene knows nothing of who solves it."""
+WHOLE = {"runs", "cli"}
+"""These may import the package `dreamprop` itself, as a user does."""
+INSIDE = {
+    "evaluate": [{"sub_batch"}, {"serial", "batched", "distributed"}, {"evaluate"}],
+    "solver": [
+        {"buffers"},
+        {"window", "predict", "rollout", "norms", "audit"},
+        {"controller"},
+        {"solution"},
+        {"nonfinite"},
+        {"sequential", "picard"},
+        {"solver"},
+    ],
+}
+"""Inside a package the same holds from set to set, and what stands in one set does not import each other."""
 
 
-def unit(module: str) -> str:
-    """The second name of a module: the file or folder of dreamprop it is in."""
-    return module.split(".")[1] if "." in module else ""
+def name_of(path: Path) -> str:
+    """The dotted name of a module."""
+    parts = [ROOT.name, *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
 def imports(path: Path) -> set[str]:
-    """Absolute names of what a file imports, at any depth in it."""
-    package = ["dreamprop", *path.relative_to(ROOT).parts[:-1]]
+    """Absolute names of the modules that a file imports, at any depth in it."""
+    package = [ROOT.name, *path.relative_to(ROOT).parts[:-1]]
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -40,35 +60,51 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
             module = ".".join(part for part in (base, node.module or "") if part)
-            names |= {f"{module}.{alias.name}" for alias in node.names} if module == "dreamprop" else {module}
+            for alias in node.names:
+                full = f"{module}.{alias.name}"
+                names.add(full if full in FILES else module)
     return names
 
 
-FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+EDGES = {name: imports(path) for name, path in FILES.items()}
 
 
-def own(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def package(module: str) -> str:
+    """The package below `dreamprop` that a module belongs to; nothing for `dreamprop` itself."""
+    return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_down(path: Path) -> None:
-    here = own(path)
-    layer = LAYERS.get(here, 5)
-    for name in imports(path):
-        if not name.startswith("dreamprop"):
+def test_the_list_names_every_package_and_no_other() -> None:
+    assert {package(module) for module in FILES} - {""} == set(ORDER)
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if package(name)])
+def test_imports_point_to_the_left(module: str) -> None:
+    here = package(module)
+    for name in EDGES[module]:
+        if name.split(".")[0] != ROOT.name:
             continue
-        there = unit(name)
-        if there in ("", here):
-            assert there or layer == 5, f"{here} imports dreamprop itself"
+        there = package(name)
+        if not there:
+            assert here in WHOLE, f"{module} imports dreamprop itself"
             continue
-        below = LAYERS.get(there, 5)
-        if layer == 2:
-            assert below < 2, f"{here} imports {there}: parts of a round do not know each other"
-        elif layer == 4:
-            assert below < 2 or (here, there) in MAY_MEET, f"{here} imports {there}"
-        else:
-            assert below <= layer, f"{here} imports {there}"
+        assert ORDER.index(there) <= ORDER.index(here), f"{module} imports {name}, which stands to its right"
+        assert (here, there) not in NEVER, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_parts_of_a_round_do_not_know_each_other(name: str) -> None:
+    rank = {part: i for i, parts in enumerate(INSIDE[name]) for part in parts}
+    modules = [module for module in FILES if package(module) == name]
+    assert {module.split(".")[-1] for module in modules} == set(rank)
+    for module in modules:
+        for other in EDGES[module] & set(modules) - {module}:
+            here, there = module.split(".")[-1], other.split(".")[-1]
+            assert rank[there] < rank[here], f"{module} imports {other}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    TopologicalSorter({name: EDGES[name] & set(FILES) - {name} for name in FILES}).prepare()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +117,7 @@ def test_imports_point_down(path: Path) -> None:
     ],
 )
 def test_heavy_libraries_are_imported_in_one_place(library: str, allowed: set[str]) -> None:
-    found = {own(path) for path in FILES for name in imports(path) if name.split(".")[0] == library}
+    found = {package(module) for module in FILES for name in EDGES[module] if name.split(".")[0] == library}
     assert found <= allowed
 
 
