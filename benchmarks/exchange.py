@@ -25,8 +25,8 @@ import torch
 from common import table
 
 import dreamprop as dp
-from dreamprop.distributed.communicator import Ranks
-from dreamprop.distributed.rendezvous import join
+from dreamprop.distributed.communicator import Communicator
+from dreamprop.distributed.rendezvous import init_process_group
 from dreamprop.optim import Adam, ParamGroup
 
 LAYOUTS = ("replicated", "sharded")
@@ -75,13 +75,13 @@ def loopback() -> int:
 
 def measure(layout: str, count: int, window: int, rounds: int) -> dict[str, Any]:
     """On every rank: rounds of one layout."""
-    process, ranks = Free(count), Ranks()
+    process, ranks = Free(count), Communicator()
     evaluator = dp.evaluate.distributed(layout=layout)
     seen: list[tuple[float, dict[str, float], int, int]] = []
 
     def after(round: dp.Round) -> None:
         ranks.any(False)  # all of them are here: what the system counted is that of whole rounds
-        seen.append((time.perf_counter(), round.laps, evaluators[-1].ranks.sent, loopback()))
+        seen.append((time.perf_counter(), round.laps, evaluators[-1].communicator.bytes_sent, loopback()))
         ranks.any(False)
 
     evaluators: list[Any] = []
@@ -100,7 +100,7 @@ def measure(layout: str, count: int, window: int, rounds: int) -> dict[str, Any]
     laps = {
         lap: median(s[1].get(lap, 0.0) for s in seen[1:]) for lap in ("exchange", "rollout", "guess", "error")
     }
-    told = ranks.tell([(last[2] - first[2]) / rounds, process.held * window])
+    told = ranks.all_gather_object([(last[2] - first[2]) / rounds, process.held * window])
     return {
         "layout": layout,
         "millions": count / 1e6,
@@ -128,12 +128,12 @@ def main() -> None:
         command = [*launch, "--nproc-per-node", str(args.ranks), __file__, *sys.argv[1:]]
         sys.exit(subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode)
     torch.set_num_threads(1)
-    join(torch.device("cpu"))
+    init_process_group(torch.device("cpu"))
     rows = []
     for millions in args.parameters:
         for layout in LAYOUTS:
             found = measure(layout, int(millions * 1e6), args.window, args.rounds)
-            if Ranks().rank == 0:
+            if Communicator().rank == 0:
                 print(json.dumps(found), flush=True)
             n = found["millions"] * 4e6
             rows.append(
@@ -143,7 +143,7 @@ def main() -> None:
                     *(f"{found[f'seconds_{key}']:.3f}" for key in ("a_round", "exchange", "rollout", "error")),
                 ]
             )  # fmt: skip
-    if Ranks().rank == 0:
+    if Communicator().rank == 0:
         header = ["N", "layout", "sent", "loopback", "held", "round, s", "exchange", "rollout", "error"]
         print(table(header, rows))
     torch.distributed.barrier()

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from dreamprop.evaluate.sub_batch import cut
 from dreamprop.state import Drift, State
 from dreamprop.threestudio import loading, tiny_sd
-from dreamprop.threestudio.call_batcher import Meeting
+from dreamprop.threestudio.call_batcher import CallBatcher
 from dreamprop.threestudio.compat import install
 from dreamprop.threestudio.replica import Replica
 from dreamprop.threestudio.replicate import frozen_networks
@@ -89,8 +89,8 @@ def seconds(
     replicas = [process.replica, *(process.replica.copy(frozen) for _ in states[1:])]
     tasks = [partial(replica.evaluate, state) for replica, state in zip(replicas, states, strict=True)]
     meetings = {
-        "U-Net": Meeting([n for n in frozen if "unet" in type(n).__name__.lower()], device),
-        "every frozen network": Meeting(frozen, device),
+        "U-Net": CallBatcher([n for n in frozen if "unet" in type(n).__name__.lower()], device),
+        "every frozen network": CallBatcher(frozen, device),
     }
     alone: Callable[[], list[Drift]] = lambda: [process.drift(state) for state in states]  # noqa: E731
     ways = {"one by one": alone, **{name: partial(m.run, tasks) for name, m in meetings.items()}}
@@ -128,7 +128,7 @@ def memory(process: Threestudio, states: Sequence[State], size: int) -> float:
     before = held(device)
     with Peak(device) as peak:
         replicas: list[Replica] = [process.replica, *(process.replica.copy(frozen) for _ in range(size - 1))]
-        meeting, drifts = Meeting(frozen, device), []
+        meeting, drifts = CallBatcher(frozen, device), []
         for a, b in cut(len(states), size):
             tasks = [partial(r.evaluate, s) for r, s in zip(replicas, states[a:b], strict=False)]
             drifts += meeting.run(tasks) if size > 1 else [task() for task in tasks]

@@ -23,8 +23,8 @@ import torch
 from common import experiment, table
 
 import dreamprop as dp
-from dreamprop.distributed.communicator import Ranks
-from dreamprop.distributed.rendezvous import join
+from dreamprop.distributed.communicator import Communicator
+from dreamprop.distributed.rendezvous import init_process_group
 from dreamprop.runs.experiment import make_process
 
 ROWS = ("render", "guidance", "gradient", "exchange", "rollout", "guess", "error")
@@ -71,8 +71,8 @@ def main() -> None:
         ]
         environment = os.environ | {"OMP_NUM_THREADS": str(share)}
         sys.exit(subprocess.run([*launch, __file__, *sys.argv[1:]], env=environment).returncode)
-    join(torch.device("cpu"))
-    ranks, threads = Ranks(), torch.get_num_threads()
+    init_process_group(torch.device("cpu"))
+    ranks, threads = Communicator(), torch.get_num_threads()
     chosen = experiment(args.scene, "a red torus")
     process, parallel, steps = make_process(chosen), chosen.config.parallel, chosen.config.trainer.max_steps
     spent: Counter[str] = Counter()
@@ -88,7 +88,7 @@ def main() -> None:
             found = {"all": stats.wall_seconds} | laps(stats, spent, 1)
             runs["sequential"] += [found] if turn else []
             torch.set_num_threads(threads)
-        ranks.after_first(f"turn {turn}")
+        ranks.wait_for_main(f"turn {turn}")
         spent.clear()
         evaluator = dp.evaluate.distributed(layout=args.layout)
         ranks.any(False)

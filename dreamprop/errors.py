@@ -32,12 +32,14 @@ class RankFailed(RuntimeError):
 
     Args:
         rank: which one.
-        told: its traceback.
+        traceback: its traceback.
     """
 
-    def __init__(self, rank: int, told: str) -> None:
-        self.rank, self.told = rank, told.strip()
-        super().__init__(f"rank {rank} failed: {self.told.splitlines()[-1] if self.told else 'no reason'}")
+    def __init__(self, rank: int, traceback: str) -> None:
+        self.rank, self.traceback = rank, traceback.strip()
+        super().__init__(
+            f"rank {rank} failed: {self.traceback.splitlines()[-1] if self.traceback else 'no reason'}"
+        )
 
 
 class RankLost(RuntimeError):

@@ -33,7 +33,7 @@ class Process(Protocol):
     * ``predict(state) -> State``: the next state guessed without a drift; without it the guess is a copy.
     * ``groups(step) -> Mapping[str, Group]``: the parts of the error; without it all parameters are one group
       measured by what the update moved.
-    * ``skip(state) -> State``: the next state with the update left out; without it a copy a step later.
+    * ``skip_update(state) -> State``: the next state with the update left out; without it a copy a step later.
     * ``buffer_distance(name, rolled_out, guessed) -> Tensor``: how far two buffers differ, relative to their size;
       without it by the kind of their type, see ``dreamprop.solver.buffers.distance``.
     * ``elementwise(step) -> bool``: whether the update (and the prediction) into a step moves every element of the

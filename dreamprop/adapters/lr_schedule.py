@@ -13,7 +13,7 @@ KEPT = 64
 """Steps at which a copy of the scheduler is kept to go on from."""
 
 
-class Options:
+class OptimizerSchedule:
     """Options of the parameter groups by step: what stepping a copy of the scheduler makes of them."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dreamprop import optim
 from dreamprop.adapters.hooks import refuse_step_hooks
-from dreamprop.adapters.lr_schedule import Options
+from dreamprop.adapters.lr_schedule import OptimizerSchedule
 from dreamprop.process import Group
 from dreamprop.state import check_names
 
@@ -35,7 +35,7 @@ OPTIONS = {"lr", "initial_lr", "weight_decay"}
 Named = dict[str, Tensor]
 
 
-class Stepper:
+class FunctionalOptimizer:
     """Steps of an optimiser on named tensors.
 
     Args:
@@ -67,7 +67,7 @@ class Stepper:
         self._optimizer = copy.deepcopy(optimizer)
         self._start = self.read(optimizer)
         self._optimizer.state.clear()
-        self._schedule = Options(optimizer, scheduler)
+        self._schedule = OptimizerSchedule(optimizer, scheduler)
 
     def init(self) -> Named:
         """The moments the optimiser had when it was given."""

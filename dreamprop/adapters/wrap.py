@@ -16,7 +16,7 @@ from dreamprop.adapters.buffers import moved
 from dreamprop.adapters.hooks import hand_on
 from dreamprop.adapters.original import Original, changed, versions, written
 from dreamprop.adapters.purity import PurityCheck
-from dreamprop.adapters.torch_optimizer import Stepper, clip, norm_of
+from dreamprop.adapters.torch_optimizer import FunctionalOptimizer, clip, norm_of
 from dreamprop.process import Group
 from dreamprop.rng import generator, seeded
 from dreamprop.state import Drift, State, check_names
@@ -118,7 +118,9 @@ class Wrapped:
         # two sets of scratch parameters: the ones a drift writes into must never be those an update hands out
         memo: dict[int, Any] = {}
         self._module = _copied(module, memo)
-        self._stepper = Stepper(optimizer, scheduler, [[str(name) for name in names] for names in held])
+        self._stepper = FunctionalOptimizer(
+            optimizer, scheduler, [[str(name) for name in names] for names in held]
+        )
         moving = {name for names in self._stepper.names for name in names}
         hand_on(module, self._module, moving, memo)
         self._original = Original(module, self._module, moving)
@@ -249,7 +251,7 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"module must be such that copy.deepcopy copies it, got {told!r}; keep what it cannot copy elsewhere"
+            f"module must be such that copy.deepcopy copies it, got {reason!r}; keep what it cannot copy elsewhere"
         ) from error

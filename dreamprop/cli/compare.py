@@ -9,7 +9,7 @@ from typing import Any
 import dreamprop as dp
 from dreamprop.cli.train import conclude, open_folder
 from dreamprop.distributed import coordination
-from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.communicator import Communicator
 from dreamprop.errors import RankFailed
 from dreamprop.runs import directory, resume
 from dreamprop.runs.artifacts import report
@@ -18,7 +18,7 @@ from dreamprop.runs.experiment import Experiment, make_process, retag
 from dreamprop.runs.metrics import RoundLog
 from dreamprop.runs.outcome import VIEWS, Outcome
 from dreamprop.runs.parallel import check, solve_options
-from dreamprop.runs.solve import evolve
+from dreamprop.runs.solve import solve_chain
 from dreamprop.runs.stops import STOPS
 from dreamprop.runs.summary import summarize
 from dreamprop.solver.window import Window
@@ -40,7 +40,7 @@ SHOWN = (
 )
 
 
-def compare(experiment: Experiment, ranks: Ranks) -> int:
+def compare(experiment: Experiment, communicator: Communicator) -> int:
     """Run a config sequentially, accelerated, and sequentially with other noise from the same first state.
 
     The accelerated run is the one that the folder is about: its files lie at the top; those of the others in
@@ -50,7 +50,7 @@ def compare(experiment: Experiment, ranks: Ranks) -> int:
 
     Args:
         experiment: the checked config.
-        ranks: the processes that make the accelerated run together.
+        communicator: the processes that make the accelerated run together.
 
     Returns:
         The exit status: 0, or 1 when a signal interrupted it or a drift was not finite.
@@ -58,18 +58,18 @@ def compare(experiment: Experiment, ranks: Ranks) -> int:
     Raises:
         InputError: a setting or the disk is wrong.
     """
-    seed, lead = experiment.config.seed, ranks.rank == 0
-    process = coordination.together(ranks, lambda: make_process(experiment))
-    check(process, experiment.config.parallel, ranks)
+    seed, lead = experiment.config.seed, communicator.rank == 0
+    process = coordination.run_on_all(communicator, lambda: make_process(experiment))
+    check(process, experiment.config.parallel, communicator)
     other = copy.copy(process)  # the same model and scene, with noise of another seed
     other.seed = seed + 1
-    opened = coordination.first_does(ranks, lambda: open_folder(experiment))
-    place = Path(ranks.tell(str(opened[1]) if opened else None)[0])
+    opened = coordination.run_on_main(communicator, lambda: open_folder(experiment))
+    place = Path(communicator.all_gather_object(str(opened[1]) if opened else None)[0])
     experiment = retag(experiment, place.name)
     if lead:
         print(f"writing to {place}")
     first = process.init()
-    warm_up(process, experiment, first, ranks)
+    warm_up(process, experiment, first, communicator)
     runs = {
         "baseline": (process, True, place / "baseline"),
         "accelerated": (process, False, place),
@@ -81,16 +81,28 @@ def compare(experiment: Experiment, ranks: Ranks) -> int:
             for key, (chain, sequential, where) in runs.items():
                 begin = Window((first,))
                 if not lead and not sequential:
-                    evolve(chain, experiment, None, ranks, sequential=False, begin=begin, guard=guard)
-                with coordination.first_alone(ranks, key) if sequential else nullcontext(lead) as mine:
+                    solve_chain(
+                        chain, experiment, None, communicator, sequential=False, begin=begin, guard=guard
+                    )
+                with (
+                    coordination.main_process_first(communicator, key)
+                    if sequential
+                    else nullcontext(lead) as mine
+                ):
                     if not mine:
                         continue
                     atomic_io.make_folder(where)
                     with RoundLog(where) as log, Peak(device_of(experiment.config.device)) as peak:
-                        state = evolve(
-                            chain, experiment, log, ranks, sequential=sequential, begin=begin, guard=guard
+                        state = solve_chain(
+                            chain,
+                            experiment,
+                            log,
+                            communicator,
+                            sequential=sequential,
+                            begin=begin,
+                            guard=guard,
                         )
-                    summary = summarize(chain, experiment, state, log, ranks, sequential=sequential)
+                    summary = summarize(chain, experiment, state, log, communicator, sequential=sequential)
                     summary |= {"seed": chain.seed, "peak_memory_bytes": peak.bytes}
                     conclude(chain, experiment, state, where, summary)
                     done[key] = outcome(chain, experiment, state, log, where, summary)
@@ -100,22 +112,25 @@ def compare(experiment: Experiment, ranks: Ranks) -> int:
             report.write(place, done, prompt=experiment.prompt, timing=TIMING, shown=SHOWN)
     except STOPS as stop:
         if isinstance(stop, RankFailed) and lead:
-            print(stop.told, file=sys.stderr)
+            print(stop.traceback, file=sys.stderr)
         if lead:
             print(report.unfinished(stop, place, done), file=sys.stderr)
         return 1
     return 0
 
 
-def warm_up(process: Any, experiment: Experiment, first: State, ranks: Ranks) -> None:
+def warm_up(process: Any, experiment: Experiment, first: State, communicator: Communicator) -> None:
     """Take both ways once, so that what happens only the first time is on nobody's clock."""
     steps = experiment.config.trainer.max_steps
-    with coordination.first_alone(ranks, "warm up") as mine:
+    with coordination.main_process_first(communicator, "warm up") as mine:
         if mine:
             dp.solve_sequential(process, first.step + 1, state=first)
     window = min(experiment.config.parallel.window, steps)
     dp.solve(
-        process, first.step + window, state=first, **solve_options(process, experiment.config.parallel, ranks)
+        process,
+        first.step + window,
+        state=first,
+        **solve_options(process, experiment.config.parallel, communicator),
     )
 
 

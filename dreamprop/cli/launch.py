@@ -145,14 +145,16 @@ def run(arguments: Sequence[str]) -> int:
         from dreamprop.cli.export import export
 
         return export(experiment, given.resume) if _rank() == 0 else 0
-    ranks = coordination.meet(experiment.config.device, experiment.config.parallel.timeout)
+    communicator = coordination.init_communicator(
+        experiment.config.device, experiment.config.parallel.timeout
+    )
     if given.compare:
         from dreamprop.cli.compare import compare
 
-        return compare(experiment, ranks)
+        return compare(experiment, communicator)
     from dreamprop.cli.train import train
 
-    return train(experiment, ranks, sequential=given.baseline, go_on=given.resume)
+    return train(experiment, communicator, sequential=given.baseline, go_on=given.resume)
 
 
 def _rank() -> int:
@@ -169,7 +171,7 @@ def _tells(error: InputError) -> bool:
 
 def _met() -> bool:
     """Whether this process has met others, without importing what that would take."""
-    return bool(getattr(sys.modules.get("dreamprop.distributed.process_group"), "met", False))
+    return bool(getattr(sys.modules.get("dreamprop.distributed.process_group"), "initialized", False))
 
 
 def _leave(status: int) -> int:

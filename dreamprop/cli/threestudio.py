@@ -12,7 +12,7 @@ import torch
 from dreamprop.config import loader as configs
 from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
-from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.config import ParallelConfig
 from dreamprop.runs.outcome import Outcome
 from dreamprop.runs.threestudio.compare import compare
@@ -39,38 +39,42 @@ def launch(given: Namespace) -> int:
         InputError: what was given is wrong, in threestudio's words where it is threestudio that says so.
     """
     verb = next(verb for verb in VERBS if getattr(given, verb))
-    ranks = coordination.meet(given.device or ("auto" if given.gpu is None else f"cuda:{given.gpu}"))
-    if ranks.size > 1 and (verb not in ("train", "compare") or given.baseline):
+    communicator = coordination.init_communicator(
+        given.device or ("auto" if given.gpu is None else f"cuda:{given.gpu}")
+    )
+    if communicator.size > 1 and (verb not in ("train", "compare") or given.baseline):
         raise InputError(
-            f"{ranks.size} processes share a --train or a --compare; start anything else without torchrun"
+            f"{communicator.size} processes share a --train or a --compare; start anything else without torchrun"
         )
     arguments = [*given.overrides, *([f"resume={given.resume}"] if given.resume else [])]
     device = _device(given)
     root = given.threestudio.resolve() if given.threestudio else None
     config = given.config.resolve()
     with theirs():
-        report = coordination.together(ranks, lambda: told(lambda: install(root, device)))
-        if ranks.rank == 0:
+        report = coordination.run_on_all(communicator, lambda: told(lambda: install(root, device)))
+        if communicator.rank == 0:
             print("\n".join(report.lines()))
         arguments = _paths(arguments)
         if root is not None:
             os.chdir(root)  # load/, custom/ and outputs/ are where threestudio's users have them
         loading.extensions(Path("custom"))
-        read = loading.read(config, arguments, n_gpus=ranks.size)
+        read = loading.read(config, arguments, n_gpus=communicator.size)
     block = configs.build(ParallelConfig, configs.merge(ParallelConfig, [read.parallel]))
     if verb in ("train", "compare"):
         limits.check(read.studio)
-    coordination.together(ranks, lambda: hub.check(read.studio))
+    coordination.run_on_all(communicator, lambda: hub.check(read.studio))
     given.config, given.threestudio, given.overrides = config, root, arguments
     if verb == "compare":
-        return _compare(given, read.studio, block, device, ranks)
-    ranks = Ranks(timeout=block.timeout)
+        return _compare(given, read.studio, block, device, communicator)
+    communicator = Communicator(timeout=block.timeout)
     if verb == "train":
-        return Run(given, read.studio, block, device, ranks, sequential=given.baseline).train()
-    return Session(config, read.studio, device, ranks, training=False).show(verb)
+        return Run(given, read.studio, block, device, communicator, sequential=given.baseline).train()
+    return Session(config, read.studio, device, communicator, training=False).show(verb)
 
 
-def _compare(given: Namespace, studio: Any, block: ParallelConfig, device: torch.device, ranks: Ranks) -> int:
+def _compare(
+    given: Namespace, studio: Any, block: ParallelConfig, device: torch.device, communicator: Communicator
+) -> int:
     """The runs of a comparison: copies of a config that differ in their folder, their draws and how they are solved."""
     if studio.resume is not None:
         raise InputError(f"--compare starts afresh, got resume={studio.resume}; drop it")
@@ -78,12 +82,12 @@ def _compare(given: Namespace, studio: Any, block: ParallelConfig, device: torch
     def train(place: Path, *, seed: int, sequential: bool) -> Outcome | None:
         own = copy.deepcopy(studio)
         own.trial_dir = str(place)
-        ranks = Ranks(timeout=block.timeout)
+        communicator = Communicator(timeout=block.timeout)
         return Run(
-            given, own, block, device, ranks, sequential=sequential, seed=seed, compared=True
+            given, own, block, device, communicator, sequential=sequential, seed=seed, compared=True
         ).outcome()
 
-    return compare(Path(studio.trial_dir), prompt_of(studio), int(studio.seed), train, ranks)
+    return compare(Path(studio.trial_dir), prompt_of(studio), int(studio.seed), train, communicator)
 
 
 def _device(given: Namespace) -> torch.device:

@@ -13,15 +13,15 @@ from dreamprop import checkpoint
 from dreamprop.cli.export import write_mesh_if_any
 from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
-from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.communicator import Communicator
 from dreamprop.errors import RankFailed, RankLost
 from dreamprop.runs import broadcast, directory, elastic, resume
-from dreamprop.runs.artifacts.views import present
-from dreamprop.runs.callbacks import Watch
+from dreamprop.runs.artifacts.views import write_pictures
+from dreamprop.runs.callbacks import RunCallback
 from dreamprop.runs.experiment import Experiment, make_process, retag
 from dreamprop.runs.metrics import RoundLog
 from dreamprop.runs.parallel import check
-from dreamprop.runs.solve import evolve
+from dreamprop.runs.solve import solve_chain
 from dreamprop.runs.stops import STOPS
 from dreamprop.runs.summary import summarize
 from dreamprop.solver import audit
@@ -34,13 +34,13 @@ from dreamprop.utils.signals import Guard
 
 
 def train(
-    experiment: Experiment, ranks: Ranks, *, sequential: bool = False, go_on: Path | None = None
+    experiment: Experiment, communicator: Communicator, *, sequential: bool = False, go_on: Path | None = None
 ) -> int:
     """Run a config, or go on with a run, and write everything a run writes.
 
     Args:
         experiment: the checked config.
-        ranks: the processes that do it together; the first one writes and prints.
+        communicator: the processes that do it together; the first one writes and prints.
         sequential: step by step: the baseline.
         go_on: the folder of an earlier run, or one of its checkpoints.
 
@@ -50,48 +50,50 @@ def train(
     Raises:
         InputError: a setting, a checkpoint or the disk is wrong.
     """
-    if sequential and ranks.size > 1:
-        raise InputError(f"--baseline must run in one process, got {ranks.size}; start it without torchrun")
-    process = coordination.together(ranks, lambda: make_process(experiment))
-    check(process, experiment.config.parallel, ranks)
+    if sequential and communicator.size > 1:
+        raise InputError(
+            f"--baseline must run in one process, got {communicator.size}; start it without torchrun"
+        )
+    process = coordination.run_on_all(communicator, lambda: make_process(experiment))
+    check(process, experiment.config.parallel, communicator)
     with ExitStack() as kept:
-        begun = coordination.first_does(ranks, lambda: _begin(experiment, process, go_on, kept))
-        return _train(experiment, process, ranks, begun, sequential)
+        begun = coordination.run_on_main(communicator, lambda: _begin(experiment, process, go_on, kept))
+        return _train(experiment, process, communicator, begun, sequential)
 
 
 def _train(
     experiment: Experiment,
     process: Any,
-    ranks: Ranks,
+    communicator: Communicator,
     begun: tuple[Path, str, Window | None] | None,
     sequential: bool,
 ) -> int:
     """Go on from where a run has begun, to its end."""
-    place, tag = ranks.tell([str(begun[0]), begun[1]] if begun else None)[0]
+    place, tag = communicator.all_gather_object([str(begun[0]), begun[1]] if begun else None)[0]
     place, experiment = Path(place), retag(experiment, tag)
-    window = broadcast.share(ranks, begun[2] if begun else None)
+    window = broadcast.broadcast_window(communicator, begun[2] if begun else None)
     device = device_of(experiment.config.device)
     if window is None:
         window = Window((process.init(),))
     trend = {name: step.to(device) for name, step in window.trend.items()}
     window = replace(window, states=tuple(to(state, device) for state in window.states), trend=trend)
     first = window.states[0].step
-    lead = ranks.rank == 0
+    lead = communicator.rank == 0
     if lead:
         print(f"writing to {place}")
-    with Guard(together=ranks.size > 1) as guard:
-        watch = Watch(process, experiment, place, window, ranks, guard)
+    with Guard(together=communicator.size > 1) as guard:
+        callback = RunCallback(process, experiment, place, window, communicator, guard)
         try:
             if not lead:
-                evolve(
+                solve_chain(
                     process,
                     experiment,
                     None,
-                    ranks,
+                    communicator,
                     sequential=sequential,
                     begin=window,
                     guard=guard,
-                    watch=watch,
+                    callback=callback,
                 )
                 return 0
             with RoundLog(place, first) as log:
@@ -102,37 +104,37 @@ def _train(
                         file=sys.stderr,
                     )
                 with Peak(device) as peak:
-                    state = evolve(
+                    state = solve_chain(
                         process,
                         experiment,
                         log,
-                        ranks,
+                        communicator,
                         sequential=sequential,
                         begin=window,
                         guard=guard,
-                        watch=watch,
+                        callback=callback,
                     )
                 guard.together = False
-                watch.window = Window((state,))
+                callback.window = Window((state,))
                 with guard.hold():
-                    watch.save()
-                watch.look(state)
-                summary = summarize(process, experiment, state, log, ranks, sequential=sequential)
+                    callback.save()
+                callback.look(state)
+                summary = summarize(process, experiment, state, log, communicator, sequential=sequential)
                 summary["peak_memory_bytes"] = peak.bytes
                 conclude(process, experiment, state, place, summary)
                 (place / "preview.png").unlink(missing_ok=True)
         except InputError as error:
-            raise InputError(f"{error}; {_kept(watch, sequential)}") from error
+            raise InputError(f"{error}; {_kept(callback, sequential)}") from error
         except BaseException as stop:
             if lead and isinstance(stop, RankFailed):
-                print(stop.told, file=sys.stderr, flush=True)
+                print(stop.traceback, file=sys.stderr, flush=True)
             # Whatever ended the run, what it had accepted is worth keeping.
-            watch.save()
-            if lead or (isinstance(stop, RankLost) and ranks.rank == _spokesman(stop)):
+            callback.save()
+            if lead or (isinstance(stop, RankLost) and communicator.rank == _spokesman(stop)):
                 steps = experiment.config.trainer.max_steps
-                command = resume.command(place, sequential, ranks.size)
+                command = resume.command(place, sequential, communicator.size)
                 print(
-                    f"{stop}\n{_saved(watch)} of {steps}; go on with:\n  {command}",
+                    f"{stop}\n{_saved(callback)} of {steps}; go on with:\n  {command}",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -158,7 +160,7 @@ def conclude(
     process: Any, experiment: Experiment, state: State, place: Path, summary: dict[str, Any]
 ) -> None:
     """Show the result of a run in its folder, and write its summary with what came of that."""
-    summary["judge"] = present(process, state, experiment, place)
+    summary["judge"] = write_pictures(process, state, experiment, place)
     summary["mesh"] = write_mesh_if_any(process, state, experiment, place)
     atomic_io.write_json(place / "summary.json", summary)
 
@@ -189,10 +191,10 @@ def _spokesman(lost: RankLost) -> int:
     return next((rank for rank in range(len(lost.ranks) + 1) if rank not in lost.ranks), 0)
 
 
-def _saved(watch: Watch) -> str:
+def _saved(callback: RunCallback) -> str:
     """Up to where there is a checkpoint."""
     try:
-        return f"saved step {resume.step_of(resume.newest(watch.place))}"
+        return f"saved step {resume.step_of(resume.newest(callback.place))}"
     except InputError:
         return "no step was saved"
 
@@ -213,12 +215,12 @@ def open_folder(experiment: Experiment) -> tuple[Experiment, Path]:
     return experiment, place
 
 
-def _kept(watch: Watch, sequential: bool) -> str:
+def _kept(callback: RunCallback, sequential: bool) -> str:
     """After a disk refused: save if it can be, and say what there is to go on from."""
     with suppress(InputError):
-        watch.save()
-    command = resume.command(watch.place, sequential, watch.ranks.size)
+        callback.save()
+    command = resume.command(callback.place, sequential, callback.communicator.size)
     try:
-        return f"{resume.newest(watch.place).name} is kept, go on with: {command}"
+        return f"{resume.newest(callback.place).name} is kept, go on with: {command}"
     except InputError:
         return "no checkpoint could be saved"

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dreamprop.distributed.process_group import PATIENCE, _between_cpus, _store
+from dreamprop.distributed.process_group import TIMEOUT, cpu_group, default_store
 from dreamprop.errors import RankLost
 from dreamprop.utils import cpu_allocator
 
@@ -30,7 +30,7 @@ GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 _instances = count()
 
 
-class Ranks:
+class Communicator:
     """The processes that solve one chain together.
 
     Args:
@@ -38,26 +38,26 @@ class Ranks:
         timeout: seconds to wait for another rank before it is named and the run ends.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None, timeout: float = PATIENCE) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None, timeout: float = TIMEOUT) -> None:
         if not timeout > 0:
-            raise ValueError(f"timeout must be > 0 seconds, got {timeout}; use {PATIENCE:g}")
+            raise ValueError(f"timeout must be > 0 seconds, got {timeout}; use {TIMEOUT:g}")
         together = dist.is_available() and dist.is_initialized()
         self.timeout = timeout
         self.size = dist.get_world_size(group) if together else 1
         self.rank = dist.get_rank(group) if together else 0
-        self.sent = 0
+        self.bytes_sent = 0
         """Bytes this rank has handed to others."""
         if self.rank < 0:
             raise ValueError("group must hold this rank, got one without it; call solve on its ranks only")
         self._group, self._arrivals = group, 0
-        self._small = _between_cpus(group, dist.group.WORLD) if self.size > 1 else None
+        self._small = cpu_group(group, dist.group.WORLD) if self.size > 1 else None
         self._key = f"dreamprop/{next(_instances)}"
 
     def all_gather(self, block: Tensor) -> list[Tensor]:
         """Blocks [R] of one shape, of all ranks."""
         if self.size == 1:
             return [block]
-        self.sent += block.numel() * block.element_size() * (self.size - 1)
+        self.bytes_sent += block.numel() * block.element_size() * (self.size - 1)
         room = cpu_allocator.empty(self.size * block.numel() * block.element_size(), block.device)
         blocks = room.view(block.dtype).view(self.size, *block.shape)
         flat = blocks.view(-1)
@@ -79,7 +79,7 @@ class Ranks:
         own = blocks[self.rank]
         out = [b.numel() if r != self.rank else 0 for r, b in enumerate(blocks)]
         come = [n if r != self.rank else 0 for r, n in enumerate(sizes)]
-        self.sent += sum(out)
+        self.bytes_sent += sum(out)
         sending = cpu_allocator.empty(sum(out), own.device)
         for place, block in zip(sending.split(out), blocks, strict=True):
             if place.numel():
@@ -96,12 +96,12 @@ class Ranks:
             assert block is not None
             return block
         taken = block if self.rank == 0 and block is not None else torch.empty(size, dtype=torch.uint8)
-        self.sent += size * (self.size - 1) if self.rank == 0 else 0
+        self.bytes_sent += size * (self.size - 1) if self.rank == 0 else 0
         first = dist.get_process_group_ranks(self._small or dist.group.WORLD)[0]
         self._finish(dist.broadcast(taken, first, self._small, async_op=True), taken)
         return taken
 
-    def tell(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """What every rank tells, as JSON: [R] values."""
         if self.size == 1:
             return [value]
@@ -109,24 +109,24 @@ class Ranks:
         sizes = torch.cat(self.all_gather(torch.tensor([text.numel()]))).tolist()
         padded = torch.zeros(max(sizes), dtype=torch.uint8)
         padded[: text.numel()] = text
-        told = self.all_gather(padded)
-        return [json.loads(bytes(t[:n].tolist())) for t, n in zip(told, sizes, strict=True)]
+        gathered = self.all_gather(padded)
+        return [json.loads(bytes(t[:n].tolist())) for t, n in zip(gathered, sizes, strict=True)]
 
     def any(self, *flags: bool) -> list[bool]:
         """For each flag, whether a rank has raised it."""
         if self.size == 1:
             return list(flags)
-        told = torch.stack(self.all_gather(torch.tensor(flags, dtype=torch.uint8)))
-        return [bool(f) for f in told.amax(0).tolist()]
+        gathered = torch.stack(self.all_gather(torch.tensor(flags, dtype=torch.uint8)))
+        return [bool(f) for f in gathered.amax(0).tolist()]
 
-    def after_first(self, name: str) -> None:
+    def wait_for_main(self, name: str) -> None:
         """Wait, without a limit, until the first rank has said that it is done with something of its own."""
         if self.size == 1:
             return
         key = f"{self._key}/{name}"
         if self.rank == 0:
-            _store().set(key, "done")
-        while not _store().check([key]):
+            default_store().set(key, "done")
+        while not default_store().check([key]):
             time.sleep(0.05)
 
     def _of(self, tensor: Tensor) -> dist.ProcessGroup | None:
@@ -136,7 +136,7 @@ class Ranks:
         """Wait for a collective; for one between CPUs, no longer than the timeout, and open to signals."""
         if tensor.device.type == "cpu":
             self._arrivals += 1
-            store = _store()
+            store = default_store()
             store.set(f"{self._key}/{self.rank}", str(self._arrivals))
             # looked at again and again: only so are signals heard, and no thread of another library touches Python
             beats, pause = self._beats(), 0.0
@@ -162,7 +162,7 @@ class Ranks:
         for beat in count(1):
             while time.monotonic() < last + every:
                 yield
-            _store().set(f"{self._key}/{self.rank}/waits", f"{self._arrivals}.{beat}")
+            default_store().set(f"{self._key}/{self.rank}/waits", f"{self._arrivals}.{beat}")
             last += every
             yield
 
@@ -180,7 +180,7 @@ class Ranks:
                 next(beats)
                 time.sleep(SLOW)
             still = [r for r in others if _read(f"{self._key}/{r}/waits") == before[r]]
-            _store().set(f"{self._key}/{self.rank}/left", "left")
+            default_store().set(f"{self._key}/{self.rank}/left", "left")
             return [r for r in still if not _read(f"{self._key}/{r}/left")] or still
         except RuntimeError:  # the store lived in a process that is gone
             return others
@@ -188,7 +188,7 @@ class Ranks:
 
 def _read(key: str) -> str:
     """What somebody has left under a key of the store; nothing where nobody has."""
-    return _store().get(key).decode() if _store().check([key]) else ""
+    return default_store().get(key).decode() if default_store().check([key]) else ""
 
 
 def _first(error: BaseException) -> str:

@@ -9,16 +9,16 @@ import torch
 
 from dreamprop.config.loader import InputError
 from dreamprop.config.validate import brief, number
-from dreamprop.distributed.communicator import Ranks
-from dreamprop.distributed.process_group import PATIENCE, alone
-from dreamprop.distributed.rendezvous import join
+from dreamprop.distributed.communicator import Communicator
+from dreamprop.distributed.process_group import TIMEOUT, is_single_process
+from dreamprop.distributed.rendezvous import init_process_group
 from dreamprop.errors import RankLost
 from dreamprop.utils.device import device_of
 
 T = TypeVar("T")
 
 
-def meet(device: str, timeout: float = PATIENCE) -> Ranks:
+def init_communicator(device: str, timeout: float = TIMEOUT) -> Communicator:
     """Meet the other processes that `torchrun` started; by itself a process is a crew of one.
 
     Args:
@@ -34,7 +34,7 @@ def meet(device: str, timeout: float = PATIENCE) -> Ranks:
             raise InputError(
                 f"{name} must be a whole number, got {brief(value)}; start with torchrun, or unset it"
             )
-    if not alone():
+    if not is_single_process():
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
             size = os.environ.get("WORLD_SIZE")
@@ -53,36 +53,36 @@ def meet(device: str, timeout: float = PATIENCE) -> Ranks:
         except InputError as error:
             raise InputError(f"rank {os.environ['RANK']}: {error}", own=True) from None
         try:
-            join(own, timeout)
+            init_process_group(own, timeout)
         except RankLost as lost:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise InputError(
                 f"WORLD_SIZE={os.environ['WORLD_SIZE']} processes must meet at {place}: {lost}; start all of them with "
                 "torchrun, or unset WORLD_SIZE for one"
             ) from None
-    return Ranks(timeout=timeout)
+    return Communicator(timeout=timeout)
 
 
-def together(ranks: Ranks, do: Callable[[], T]) -> T:
+def run_on_all(communicator: Communicator, do: Callable[[], T]) -> T:
     """Do something on every rank; what the user is to be told about one of them, all of them raise.
 
     Raises:
         InputError: of the first rank that raised it, which it names unless it is the first of all.
     """
-    done, told = None, None
+    done, refusal = None, None
     try:
         done = do()
     except InputError as error:
-        told = str(error)
-    for rank, line in enumerate(ranks.tell(told)):
+        refusal = str(error)
+    for rank, line in enumerate(communicator.all_gather_object(refusal)):
         if line is not None:
             raise InputError(f"rank {rank}: {line}" if rank else line)
     return done  # type: ignore[return-value]
 
 
-def first_does(ranks: Ranks, do: Callable[[], T]) -> T | None:
+def run_on_main(communicator: Communicator, do: Callable[[], T]) -> T | None:
     """Do something on the first rank alone; what the user is to be told about it, all of them raise."""
-    return together(ranks, lambda: do() if ranks.rank == 0 else None)
+    return run_on_all(communicator, lambda: do() if communicator.rank == 0 else None)
 
 
 @contextmanager
@@ -95,15 +95,15 @@ def all_threads() -> Iterator[None]:
 
 
 @contextmanager
-def first_alone(ranks: Ranks, name: str) -> Iterator[bool]:
+def main_process_first(communicator: Communicator, name: str) -> Iterator[bool]:
     """A block for the first rank, with the threads of all that share its machine; the others wait behind it.
 
     Yields:
         Whether this is the first rank; the others should do nothing.
     """
-    if ranks.rank == 0:
+    if communicator.rank == 0:
         with all_threads():
             yield True
     else:
         yield False
-    ranks.after_first(name)
+    communicator.wait_for_main(name)

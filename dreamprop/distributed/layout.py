@@ -7,14 +7,14 @@ from typing import Any, Protocol
 from dreamprop.state import State
 
 
-class Parts(Protocol):
+class Layout(Protocol):
     """How states lie over processes, for who sums over their elements or wants them whole."""
 
-    def take(self, state: State) -> State:
+    def shard(self, state: State) -> State:
         """What this process keeps of a whole state."""
         ...
 
-    def whole(self, state: State) -> State:
+    def unshard(self, state: State) -> State:
         """A whole state from what the processes keep; all of them must ask together."""
         ...
 
@@ -31,14 +31,14 @@ class Parts(Protocol):
         ...
 
 
-class Whole:
+class Replicated:
     """Every process keeps everything."""
 
-    def take(self, state: State) -> State:
+    def shard(self, state: State) -> State:
         """All of it."""
         return state
 
-    def whole(self, state: State) -> State:
+    def unshard(self, state: State) -> State:
         """It is."""
         return state
 
@@ -55,4 +55,4 @@ class Whole:
         return rows
 
 
-WHOLE = Whole()
+REPLICATED = Replicated()

@@ -23,17 +23,17 @@ SLACK = 120.0
 """Seconds that PyTorch waits longer than we do, so that ours is the message."""
 
 
-def join(device: torch.device, timeout: float = process_group.PATIENCE) -> None:
+def init_process_group(device: torch.device, timeout: float = process_group.TIMEOUT) -> None:
     """Meet the other processes that ``torchrun`` started, unless that was done before.
 
     Args:
         device: whose memory holds the tensors: NCCL between GPUs, gloo between CPUs.
         timeout: seconds that a rank may be silent.
     """
-    if process_group.alone():
+    if process_group.is_single_process():
         return
     if dist.is_initialized():
-        process_group.met = True
+        process_group.initialized = True
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
@@ -43,8 +43,8 @@ def join(device: torch.device, timeout: float = process_group.PATIENCE) -> None:
     store = _first_store(rank, size, timeout)
     # the launcher keeps its store when it starts processes again, with the addresses of the dead ones in it; its count
     # of restarts is no name for a meeting, since each node counts for itself
-    store = dist.PrefixStore(f"dreamprop/{_meeting(store, rank, size, timeout)}", store)
-    process_group.met = True
+    store = dist.PrefixStore(f"dreamprop/{rendezvous_name(store, rank, size, timeout)}", store)
+    process_group.initialized = True
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=longest)
 
 
@@ -90,7 +90,7 @@ class _Patience:
         time.sleep(0.01)
 
 
-def _meeting(store: dist.Store, rank: int, size: int, timeout: float) -> str:
+def rendezvous_name(store: dist.Store, rank: int, size: int, timeout: float) -> str:
     """A name for this meeting that all of its ranks share and no earlier one had: the first rank's, given to each."""
     name, patience = uuid4().hex, _Patience(timeout)
     if rank:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dreamprop.distributed import flat_buffer
-from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.communicator import Communicator
 from dreamprop.process import Process
 from dreamprop.state import Drift, State
 from dreamprop.utils.foreach import piece_size
@@ -29,7 +29,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardSpec:
     """Which elements of every parameter belong to which rank."""
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -71,25 +71,25 @@ class Plan:
 
 
 @dataclass(frozen=True, eq=False)
-class Shard(State):
+class ShardedState(State):
     """A state of which parameters and moments are here in part, flat."""
 
-    plan: Plan
+    plan: ShardSpec
 
 
-class Sharded:
+class ShardedProcess:
     """A process around another, over states in pieces.
 
     Args:
         process: must say by ``elementwise(step)`` whether the update (and the prediction) into a step moves every
             element by its own gradient and moments alone; the others are done on whole tensors by every rank.
-        ranks: the processes that share the work.
+        communicator: the processes that share the work.
 
     Raises:
         ValueError: the process does not say so.
     """
 
-    def __init__(self, process: Process, ranks: Ranks) -> None:
+    def __init__(self, process: Process, communicator: Communicator) -> None:
         if not hasattr(process, "elementwise"):
             name = type(process).__name__
             raise ValueError(
@@ -99,13 +99,13 @@ class Sharded:
         process.elementwise(0)  # refuses optimisers that no layout in pieces suits
         # what a process may have besides its protocol is looked up on it
         self.process: Any = process
-        self.ranks = ranks
+        self.communicator = communicator
         if hasattr(process, "predict"):
             self.predict = self._predict
         if hasattr(process, "groups"):
             self.groups = process.groups
-        if hasattr(process, "skip"):
-            self.skip = self._skip
+        if hasattr(process, "skip_update"):
+            self.skip_update = self._skip_update
 
     @property
     def boundaries(self) -> Collection[int]:
@@ -114,7 +114,7 @@ class Sharded:
 
     def init(self) -> State:
         """This rank's part of the first state."""
-        return self.take(self.process.init())
+        return self.shard(self.process.init())
 
     def drift(self, state: State) -> Drift:
         """A drift needs the whole state: the evaluator brings it together."""
@@ -126,21 +126,21 @@ class Sharded:
             return self._stamped(state, self.process.update(state, drift))
         plan = _plan(state)
         whole = Drift(self._together(plan, drift.grads), drift.aux)
-        return self.take(self.process.update(self.whole(state), whole))
+        return self.shard(self.process.update(self.unshard(state), whole))
 
     def _predict(self, state: State) -> State:
         if self.process.elementwise(state.step + 1):
             return self._stamped(state, self.process.predict(state))
-        return self.take(self.process.predict(self.whole(state)))
+        return self.shard(self.process.predict(self.unshard(state)))
 
-    def _skip(self, state: State) -> State:
-        return self.take(self.process.skip(self.whole(state)))
+    def _skip_update(self, state: State) -> State:
+        return self.shard(self.process.skip_update(self.unshard(state)))
 
-    def take(self, state: State) -> State:
+    def shard(self, state: State) -> State:
         """This rank's part of a whole state, in memory of its own."""
         shapes = tuple((name, tuple(p.shape)) for name, p in state.params.items())
-        plan = Plan(shapes, self.ranks.size, piece_size())
-        rank = self.ranks.rank
+        plan = ShardSpec(shapes, self.communicator.size, piece_size())
+        rank = self.communicator.rank
         params = {n: plan.part(n, p, rank).clone() for n, p in state.params.items()}
         moments = {}
         for name, moment in state.moments.items():
@@ -154,9 +154,9 @@ class Sharded:
                     f"moments must have the shape of their parameter in layout sharded, got {tuple(moment.shape)} "
                     f"for {name!r}; use layout replicated"
                 )
-        return Shard(params, moments, dict(state.buffers), state.step, plan)
+        return ShardedState(params, moments, dict(state.buffers), state.step, plan)
 
-    def whole(self, state: State) -> State:
+    def unshard(self, state: State) -> State:
         """The whole state, on every rank; all ranks must ask for it together."""
         plan = _plan(state)
         cut = {name: plan.owner_of(name) for name, moment in state.moments.items() if moment.ndim}
@@ -169,7 +169,7 @@ class Sharded:
 
     def counts(self, state: State, name: str) -> bool:
         """Whether this rank adds a tensor to a sum: its part of a cut one; the first rank what all of them keep."""
-        return self.ranks.rank == 0 or bool(dict(_plan(state).shapes).get(name))
+        return self.communicator.rank == 0 or bool(dict(_plan(state).shapes).get(name))
 
     def numel(self, state: State, name: str) -> int:
         """Elements of the whole tensor."""
@@ -178,12 +178,12 @@ class Sharded:
 
     def gather(self, rows: list[Any]) -> list[Any]:
         """The rows of all ranks, those of the first rank first."""
-        return [row for told in self.ranks.tell(rows) for row in told]
+        return [row for gathered in self.communicator.all_gather_object(rows) for row in gathered]
 
-    def _together(self, plan: Plan, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _together(self, plan: ShardSpec, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self._join(plan, {n: (n, t) for n, t in parts.items()})
 
-    def _join(self, plan: Plan, named: Mapping[str, tuple[str, Tensor]]) -> dict[str, Tensor]:
+    def _join(self, plan: ShardSpec, named: Mapping[str, tuple[str, Tensor]]) -> dict[str, Tensor]:
         """Whole tensors from parts; ``named`` gives with each part the parameter that it is cut like."""
         shapes = dict(plan.shapes)
         split = {key: (owner, t) for key, (owner, t) in named.items() if shapes[owner]}
@@ -196,16 +196,18 @@ class Sharded:
             [(t.dtype, (b - a,)) for owner, t in split.values() for a, b in [plan.spans[owner][r]]]
             for r in range(plan.ranks)
         ]
-        come = self.ranks.all_to_all([mine] * plan.ranks, [flat_buffer.size_of(form) for form in forms])
+        come = self.communicator.all_to_all(
+            [mine] * plan.ranks, [flat_buffer.num_bytes(form) for form in forms]
+        )
         parts = [flat_buffer.unpack(p, form) for p, form in zip(come, forms, strict=True)]
         for i, (key, (owner, _)) in enumerate(split.items()):
             joined[key] = torch.cat([part[i] for part in parts]).view(shapes[owner])
         return {key: joined[key] for key in named}
 
     def _stamped(self, before: State, after: State) -> State:
-        return Shard(after.params, after.moments, after.buffers, after.step, _plan(before))
+        return ShardedState(after.params, after.moments, after.buffers, after.step, _plan(before))
 
 
-def _plan(state: State) -> Plan:
-    assert isinstance(state, Shard), "a state of this chain is in pieces"
+def _plan(state: State) -> ShardSpec:
+    assert isinstance(state, ShardedState), "a state of this chain is in pieces"
     return state.plan

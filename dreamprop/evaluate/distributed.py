@@ -23,10 +23,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dreamprop.distributed import flat_buffer
-from dreamprop.distributed.communicator import Ranks
-from dreamprop.distributed.process_group import PATIENCE
-from dreamprop.distributed.rendezvous import join
-from dreamprop.distributed.sharding import Plan, Shard, Sharded
+from dreamprop.distributed.communicator import Communicator
+from dreamprop.distributed.process_group import TIMEOUT
+from dreamprop.distributed.rendezvous import init_process_group
+from dreamprop.distributed.sharding import ShardedProcess, ShardedState, ShardSpec
 from dreamprop.errors import RankFailed
 from dreamprop.evaluate.sub_batch import attempt_all, check_sub_batch, cut, halved
 from dreamprop.process import Process
@@ -59,28 +59,30 @@ class Distributed:
         Raises:
             ValueError: the ranks begin from different states, or the process does not suit the layout.
         """
-        join(next(iter(first.params.values())).device, self.timeout)
-        self.ranks = Ranks(self.group, self.timeout)
-        told = self.ranks.tell([_digest(first), first.step, torch.get_num_threads()])
-        for what, values in zip(("state", "step", "number of threads"), zip(*told, strict=True), strict=True):
+        init_process_group(next(iter(first.params.values())).device, self.timeout)
+        self.communicator = Communicator(self.group, self.timeout)
+        gathered = self.communicator.all_gather_object([_digest(first), first.step, torch.get_num_threads()])
+        for what, values in zip(
+            ("state", "step", "number of threads"), zip(*gathered, strict=True), strict=True
+        ):
             if len(set(values)) > 1:
                 raise ValueError(
                     f"all ranks must begin with the same {what}, got {', '.join(map(str, values))}; seed what makes "
                     "the state, or give evaluator=dp.evaluate.serial for a chain of its own on each rank"
                 )
-        return process if self.layout == "replicated" else Sharded(process, self.ranks)
+        return process if self.layout == "replicated" else ShardedProcess(process, self.communicator)
 
     def __call__(self, process: Process, states: Sequence[State]) -> list[Drift]:
         """Evaluate this rank's part, and take what the others found."""
-        self.seconds, rank = 0.0, self.ranks.rank
-        chain = process.process if isinstance(process, Sharded) else process
+        self.seconds, rank = 0.0, self.communicator.rank
+        chain = process.process if isinstance(process, ShardedProcess) else process
         while True:
-            dealt = deal(len(states), self.sub_batch, self.ranks.size)
+            dealt = deal(len(states), self.sub_batch, self.communicator.size)
             slots = [[i for a, b in batches for i in range(a, b)] for batches in dealt]
             with self._exchanging():
                 brought = dict(zip(slots[rank], self._bring(states, slots), strict=True))
             drifts, failed = _try(chain, [[brought[i] for i in range(a, b)] for a, b in dealt[rank]])
-            if failed and self.ranks.size == 1:
+            if failed and self.communicator.size == 1:
                 raise failed
             with self._exchanging():
                 forms = self._agree(drifts, failed, slots)
@@ -96,8 +98,8 @@ class Distributed:
 
     def _bring(self, states: Sequence[State], slots: list[list[int]]) -> list[State]:
         """The whole states of this rank's slots: from "all steps, my parameters" to "my steps, all parameters"."""
-        rank = self.ranks.rank
-        if not isinstance(states[0], Shard):
+        rank = self.communicator.rank
+        if not isinstance(states[0], ShardedState):
             return [states[i] for i in slots[rank]]
         plan, params = states[0].plan, states[0].params
         shapes = {n: shape for n, shape in plan.shapes if shape}  # what has no dimension is here already
@@ -110,7 +112,7 @@ class Distributed:
             [(params[n].dtype, _length(plan, n, r)) for _ in slots[rank] for n in shapes]
             for r in range(plan.ranks)
         ]
-        come = self.ranks.all_to_all(out, [flat_buffer.size_of(form) for form in forms])
+        come = self.communicator.all_to_all(out, [flat_buffer.num_bytes(form) for form in forms])
         parts = [iter(flat_buffer.unpack(p, form)) for p, form in zip(come, forms, strict=True)]
         brought = []
         for i in slots[rank]:
@@ -127,21 +129,23 @@ class Distributed:
         Raises:
             RankFailed: a rank raised.
         """
-        forms = [flat_buffer.describe(drift) for drift in drifts or []]
+        forms = [flat_buffer.describe_drift(drift) for drift in drifts or []]
         keys = [_key(form) for form in forms]
         status = FAILED if failed else TOO_LARGE if drifts is None else FITS
         width = max(map(len, slots))
-        told = self.ranks.all_gather(torch.tensor([status, *keys, *[0] * (width - len(keys))]))
-        head = torch.stack(told).tolist()
+        gathered = self.communicator.all_gather(torch.tensor([status, *keys, *[0] * (width - len(keys))]))
+        head = torch.stack(gathered).tolist()
         if any(row[0] == FAILED for row in head):
-            texts = self.ranks.tell("".join(traceback.format_exception(failed)) if failed else "")
+            texts = self.communicator.all_gather_object(
+                "".join(traceback.format_exception(failed)) if failed else ""
+            )
             rank = next(r for r, row in enumerate(head) if row[0] == FAILED)
             raise RankFailed(rank, texts[rank]) from failed
         if any(row[0] == TOO_LARGE for row in head):
             return None
         seen = [row[1 : 1 + len(places)] for row, places in zip(head, slots, strict=True)]
         if any(key not in self._forms for row in seen for key in row):
-            for row, described in zip(seen, self.ranks.tell(forms), strict=True):
+            for row, described in zip(seen, self.communicator.all_gather_object(forms), strict=True):
                 self._forms.update(zip(row, described, strict=True))
         return [[self._forms[key] for key in row] for row in seen]
 
@@ -149,39 +153,43 @@ class Distributed:
         self, states: Sequence[State], drifts: list[Drift], forms: list[list[Any]], slots: list[list[int]]
     ) -> list[Drift]:
         """The drifts of all slots: whole, or from "my steps, all parameters" to "all steps, my parameters"."""
-        ranks = self.ranks
+        communicator = self.communicator
         base = states[0]
-        plan = base.plan if isinstance(base, Shard) else None
+        plan = base.plan if isinstance(base, ShardedState) else None
         device = next(iter(base.params.values())).device
         if plan is None:
             come = self._gather(flat_buffer.pack([t for d in drifts for t in _tensors(d)], device), forms)
         else:
             out = [
                 flat_buffer.pack([t for d in drifts for t in _tensors(d, plan, r)], device)
-                for r in range(ranks.size)
+                for r in range(communicator.size)
             ]
-            come = ranks.all_to_all(out, [_size(row, plan, ranks.rank) for row in forms])
+            come = communicator.all_to_all(out, [_size(row, plan, communicator.rank) for row in forms])
         found: dict[int, Drift] = {}
         for row, places, bytes_ in zip(forms, slots, come, strict=True):
             tensors = iter(
-                flat_buffer.unpack(bytes_[: _size(row, plan, ranks.rank)], _shapes(row, plan, ranks.rank))
+                flat_buffer.unpack(
+                    bytes_[: _size(row, plan, communicator.rank)], _shapes(row, plan, communicator.rank)
+                )
             )
             for place, (grads, aux) in zip(places, row, strict=True):
                 found[place] = Drift(
                     {n: next(tensors) for n, *_ in grads}, {n: next(tensors) for n, *_ in aux}
                 )
         if plan is None:  # its own are here, without a copy
-            found.update(zip(slots[ranks.rank], drifts, strict=True))
+            found.update(zip(slots[communicator.rank], drifts, strict=True))
         return [found[i] for i in range(len(states))]
 
     def _gather(self, mine: Tensor, forms: list[list[Any]]) -> list[Tensor]:
         """The bytes of all ranks, of different lengths."""
         if mine.device.type == "cpu":  # several times faster over gloo than its all-gather is
-            return self.ranks.all_to_all([mine] * self.ranks.size, [_size(row, None, 0) for row in forms])
+            return self.communicator.all_to_all(
+                [mine] * self.communicator.size, [_size(row, None, 0) for row in forms]
+            )
         longest = max(_size(row, None, 0) for row in forms)
         padded = cpu_allocator.empty(longest, mine.device)
         padded[: mine.numel()] = mine
-        return self.ranks.all_gather(padded)
+        return self.communicator.all_gather(padded)
 
 
 def distributed(
@@ -189,7 +197,7 @@ def distributed(
     *,
     layout: str = "replicated",
     sub_batch: int | None = None,
-    timeout: float = PATIENCE,
+    timeout: float = TIMEOUT,
 ) -> Distributed:
     """Evaluate on all processes that ``torchrun`` started, each a part of the window in one batch.
 
@@ -232,27 +240,27 @@ def _try(
         return None, error
 
 
-def _tensors(drift: Drift, plan: Plan | None = None, rank: int = 0) -> list[Tensor]:
+def _tensors(drift: Drift, plan: ShardSpec | None = None, rank: int = 0) -> list[Tensor]:
     """What a rank is to have of a drift."""
     grads = [plan.part(n, g, rank) if plan else g for n, g in drift.grads.items()]
     return [*grads, *drift.aux.values()]
 
 
-def _shapes(row: list[Any], plan: Plan | None, rank: int) -> list[tuple[torch.dtype, Sequence[int]]]:
+def _shapes(row: list[Any], plan: ShardSpec | None, rank: int) -> list[tuple[torch.dtype, Sequence[int]]]:
     """Types and shapes of what a rank is to have of the drifts of a row."""
     shapes: list[tuple[torch.dtype, Sequence[int]]] = []
     for grads, aux in row:
-        for (name, *_), (dtype, shape) in zip(grads, flat_buffer.shapes_of(grads), strict=True):
+        for (name, *_), (dtype, shape) in zip(grads, flat_buffer.dtypes_and_shapes(grads), strict=True):
             shapes.append((dtype, _length(plan, name, rank) if plan and shape else shape))
-        shapes += flat_buffer.shapes_of(aux)
+        shapes += flat_buffer.dtypes_and_shapes(aux)
     return shapes
 
 
-def _size(row: list[Any], plan: Plan | None, rank: int) -> int:
-    return flat_buffer.size_of(_shapes(row, plan, rank))
+def _size(row: list[Any], plan: ShardSpec | None, rank: int) -> int:
+    return flat_buffer.num_bytes(_shapes(row, plan, rank))
 
 
-def _length(plan: Plan, name: str, rank: int) -> tuple[int]:
+def _length(plan: ShardSpec, name: str, rank: int) -> tuple[int]:
     a, b = plan.spans[name][rank]
     return (b - a,)
 

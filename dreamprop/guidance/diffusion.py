@@ -35,7 +35,7 @@ class Model:
     tokenizer: Any
     vae: Any
     """None for a model of pixels."""
-    alphas: Tensor
+    alphas_cumprod: Tensor
     """[T] cumulative products of alpha (abar) by timestep, float32"""
     prediction: str
     """What the U-Net predicts: one of PREDICTIONS."""
@@ -48,7 +48,7 @@ class Model:
         return int(self.unet.config.in_channels)
 
     @property
-    def shrink(self) -> int:
+    def vae_scale_factor(self) -> int:
         """Pixels to an element of what the U-Net sees."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae is not None else 1
 
@@ -56,7 +56,7 @@ class Model:
     def resolution(self) -> int:
         """Pixels along a side of the pictures that the model was trained on."""
         size = self.unet.config.sample_size
-        return int(size[0] if isinstance(size, Sequence) else size) * self.shrink
+        return int(size[0] if isinstance(size, Sequence) else size) * self.vae_scale_factor
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -73,20 +73,20 @@ class Model:
         found: Tensor = self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
         return found.to(self.dtype)
 
-    def encode(self, pictures: Tensor, noise: Tensor | None) -> Tensor:
+    def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
         """What the U-Net sees of pictures [N, 3, H, V] in [0, 1], differentiably.
 
         Args:
-            pictures: in [0, 1].
+            images: in [0, 1].
             noise: [N, C, h, w] standard normal, to sample the latent posterior; None takes its mode.
 
         Returns:
             [N, C, h, w]
         """
-        pictures = pictures * 2 - 1
+        images = images * 2 - 1
         if self.vae is None:
-            return pictures
-        posterior = self.vae.encode(pictures.to(self.dtype)).latent_dist
+            return images
+        posterior = self.vae.encode(images.to(self.dtype)).latent_dist
         latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(self.dtype)
         latents = latents.float() - (getattr(self.vae.config, "shift_factor", None) or 0.0)
         return latents * self.vae.config.scaling_factor
@@ -150,8 +150,8 @@ def load(
             module.requires_grad_(False).eval().to(device=device)
     if device.type == "cpu":
         unet.to(memory_format=torch.channels_last)  # a fifth faster there, and no slow path for single images
-    alphas = scheduler.alphas_cumprod.to(device, torch.float32)
-    return Model(unet, text_encoder, tokenizer, vae, alphas, prediction, device, dtype)
+    alphas_cumprod = scheduler.alphas_cumprod.to(device, torch.float32)
+    return Model(unet, text_encoder, tokenizer, vae, alphas_cumprod, prediction, device, dtype)
 
 
 def _index(name: str, local: bool) -> dict[str, Any]:

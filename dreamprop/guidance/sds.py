@@ -36,30 +36,30 @@ class Draw:
     """[N, C, h, w] standard normal, for the latents of pictures; None for a model of pixels"""
 
 
-def weight(alphas: Tensor, strategy: str) -> Tensor:
+def weight(alphas_cumprod: Tensor, strategy: str) -> Tensor:
     """w(t) for cumulative alphas of any shape."""
     if strategy == "sds":
-        return 1 - alphas
+        return 1 - alphas_cumprod
     if strategy == "uniform":
-        return torch.ones_like(alphas)
+        return torch.ones_like(alphas_cumprod)
     if strategy == "fantasia3d":
-        return alphas.sqrt() * (1 - alphas)
+        return alphas_cumprod.sqrt() * (1 - alphas_cumprod)
     raise ValueError(f"weighting_strategy must be one of {', '.join(WEIGHTINGS)}, got {strategy!r}; use sds")
 
 
-def to_epsilon(prediction: Tensor, noisy: Tensor, alphas: Tensor, kind: str) -> Tensor:
+def to_epsilon(prediction: Tensor, noisy: Tensor, alphas_cumprod: Tensor, kind: str) -> Tensor:
     """The noise that a prediction amounts to; v as in arXiv:2202.00512, v = sqrt(abar) eps - sqrt(1 - abar) z.
 
     Args:
         prediction, noisy: [N, C, h, w].
-        alphas: [N, 1, 1, 1] cumulative.
+        alphas_cumprod: [N, 1, 1, 1] cumulative.
         kind: `epsilon`, `v_prediction` or `sample`.
     """
     if kind == "epsilon":
         return prediction
     if kind == "v_prediction":
-        return alphas.sqrt() * prediction + (1 - alphas).sqrt() * noisy
-    return (noisy - alphas.sqrt() * prediction) / (1 - alphas).sqrt()
+        return alphas_cumprod.sqrt() * prediction + (1 - alphas_cumprod).sqrt() * noisy
+    return (noisy - alphas_cumprod.sqrt() * prediction) / (1 - alphas_cumprod).sqrt()
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class SDS:
 
     def draw(self, count: int, step: int, generator: torch.Generator) -> Draw:
         """The draws of one state: timesteps uniform in the range of its step, and noise."""
-        total = len(self.model.alphas)
+        total = len(self.model.alphas_cumprod)
         low = min(round(total * schedule(self.min_step_percent)(step)), total - 1)
         high = min(round(total * schedule(self.max_step_percent)(step)), total - 1)
         if low > high:
@@ -92,25 +92,25 @@ class SDS:
                 "lower the first or raise the second"
             )
         timesteps = torch.randint(low, high + 1, (count,), generator=generator)
-        shape = (count, self.model.channels, *(2 * (self.side // self.model.shrink,)))
+        shape = (count, self.model.channels, *(2 * (self.side // self.model.vae_scale_factor,)))
         noise = torch.randn(shape, generator=generator)
         posterior = torch.randn(shape, generator=generator) if self.model.vae is not None else None
         return Draw(timesteps, noise, posterior)
 
-    def resize(self, pictures: Tensor) -> Tensor:
+    def resize(self, images: Tensor) -> Tensor:
         """Pictures [N, 3, H, V] at the model's resolution."""
         size = (self.side, self.side)
-        if tuple(pictures.shape[-2:]) == size:
-            return pictures
-        return F.interpolate(pictures, size, mode="bilinear", align_corners=False)
+        if tuple(images.shape[-2:]) == size:
+            return images
+        return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
     def gradient(
-        self, pictures: Tensor, elevation: Tensor, azimuth: Tensor, draw: Draw, steps: Sequence[int]
+        self, images: Tensor, elevation: Tensor, azimuth: Tensor, draw: Draw, steps: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """What to push, and where.
 
         Args:
-            pictures: [N, 3, H, V] in [0, 1] at the model's resolution, in the graph.
+            images: [N, 3, H, V] in [0, 1] at the model's resolution, in the graph.
             elevation, azimuth: [N] of their cameras, in degrees.
             draw: of all N.
             steps: [N] the step of the state that each belongs to.
@@ -119,19 +119,21 @@ class SDS:
             z [N, C, h, w] in the graph, and the gradient of the loss with respect to it, detached. The loss of a state
             is the mean over its pictures, so callers divide by B.
         """
-        model, device = self.model, pictures.device
-        z = model.encode(pictures, None if draw.posterior is None else draw.posterior.to(device))
+        model, device = self.model, images.device
+        z = model.encode(images, None if draw.posterior is None else draw.posterior.to(device))
         with torch.no_grad():
             timesteps = draw.timesteps.to(device)
             noise = draw.noise.to(device)
-            alphas = model.alphas[timesteps].view(-1, 1, 1, 1)
-            noisy = alphas.sqrt() * z + (1 - alphas).sqrt() * noise
+            alphas_cumprod = model.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+            noisy = alphas_cumprod.sqrt() * z + (1 - alphas_cumprod).sqrt() * noise
             text = self.prompt.embeddings(elevation, azimuth)
             out = model.predict(torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps]), text)
-            free, told = out.chunk(2)
+            eps_uncond, eps_text = out.chunk(2)
             scale = self._by_step(self.guidance_scale, steps, z)
-            epsilon = to_epsilon(free + scale * (told - free), noisy, alphas, model.prediction)
-            grad = weight(alphas, self.weighting) * (epsilon - noise)
+            epsilon = to_epsilon(
+                eps_uncond + scale * (eps_text - eps_uncond), noisy, alphas_cumprod, model.prediction
+            )
+            grad = weight(alphas_cumprod, self.weighting) * (epsilon - noise)
             if self.grad_clip is not None:
                 bound = self._by_step(self.grad_clip, steps, z)
                 grad = torch.maximum(torch.minimum(grad, bound), -bound)

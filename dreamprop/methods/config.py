@@ -58,9 +58,9 @@ class DataConfig:
     up_perturb: float = 0.0
     """Standard deviation of the up vector."""
     light_distance_range: list[float] = field(default_factory=lambda: [0.8, 1.5])
-    """Distance of the lamp from the origin."""
+    """Distance of the light from the origin."""
     light_position_perturb: float = 1.0
-    """Standard deviation of the lamp's place before it is put at its distance."""
+    """Standard deviation of the light's place before it is put at its distance."""
 
     def __post_init__(self) -> None:
         check_milestones("data.resolution_milestones", self.resolution_milestones)
@@ -90,7 +90,7 @@ class LossConfig:
     """Normals that face away from the camera where they are seen (arXiv:2209.14988, section 3.2)."""
     lambda_sparsity: Any = 200.0
     """Mean opacity. Score distillation is summed over pixels, so at 32 x 32 this is a fifth of a unit each; it keeps
-    holes open, which are otherwise filled with matter of the background's colour."""
+    holes open, which are otherwise filled with density of the background's colour."""
     lambda_opaque: Any = 0.0
     """Opacity that is neither 0 nor 1."""
     lambda_tv: Any = 0.0

@@ -22,7 +22,7 @@ from dreamprop.guidance.prompt import Prompt, Views
 from dreamprop.guidance.sds import SDS, join
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.methods.factory import make_field, make_optimizer
-from dreamprop.methods.step_sample import Draws, draw
+from dreamprop.methods.step_sample import StepSample, draw_step
 from dreamprop.process import Group
 from dreamprop.rng import generator
 from dreamprop.scenes import background, cameras
@@ -104,7 +104,7 @@ class DreamFusion:
         return self.optimizer.groups(step)
 
     def init(self) -> State:
-        """A blob of grey matter."""
+        """A grey blob."""
         params, buffers = self.field.init(generator(self.seed, 0, "init"))
         params = {name: t.to(self.device) for name, t in params.items()}
         buffers = {name: t.to(self.device) for name, t in buffers.items()}
@@ -124,9 +124,9 @@ class DreamFusion:
 
     def _evaluate(self, states: Sequence[State]) -> list[Drift]:
         """The gradients at W states: their scenes rendered, one call of the U-Net, and one backward pass."""
-        draws = [draw(self.data, self.system.material, self.guidance, self.seed, s.step) for s in states]
+        draws = [draw_step(self.data, self.system.material, self.guidance, self.seed, s.step) for s in states]
         batches = self._batches(states, draws)
-        leaves, pictures, views, losses = [], [], [], []
+        leaves, images, views, losses = [], [], [], []
         for places in batches:
             params = stack([states[i].params for i in places])
             params = {name: p.requires_grad_() for name, p in params.items()}
@@ -135,7 +135,7 @@ class DreamFusion:
                 batch = [draws[i] for i in places]
                 picture, view, loss = self._render(params, [states[i] for i in places], batch, steps)
             leaves.append(params)
-            pictures.append(picture)
+            images.append(picture)
             views.append(view)
             losses.append(loss)
 
@@ -143,7 +143,7 @@ class DreamFusion:
         repeated = [states[i].step for i in order for _ in range(draws[i].size[0])]  # [N]
         with torch.enable_grad():
             z, grad = self.guidance.gradient(
-                torch.cat(pictures),
+                torch.cat(images),
                 torch.cat([v.elevation for v in views]),
                 torch.cat([v.azimuth for v in views]),
                 join([draws[i].guidance for i in order]),
@@ -175,13 +175,19 @@ class DreamFusion:
         params, moments = self.optimizer.predict(state.params, state.moments, state.step)
         return self._enter(params, moments, state.buffers, state.step + 1)
 
-    def skip(self, state: State) -> State:
+    def skip_update(self, state: State) -> State:
         """The next state with the update left out."""
-        return self._enter(state.params, self.optimizer.skip(state.moments), state.buffers, state.step + 1)
+        return self._enter(
+            state.params, self.optimizer.skip_update(state.moments), state.buffers, state.step + 1
+        )
 
     def elementwise(self, step: int) -> bool:
         """Whether nothing but the optimiser acts on the way into a step: no growth, no fresh occupancy."""
-        return self.optimizer.elementwise and step not in self._boundaries and not self.field.refreshes(step)
+        return (
+            self.optimizer.elementwise
+            and step not in self._boundaries
+            and not self.field.updates_occupancy(step)
+        )
 
     @torch.no_grad()
     def render_views(
@@ -231,18 +237,18 @@ class DreamFusion:
         params = stack([state.params])
         density, color = [], []
         for part in points.to(self.device).split(1 << 18):
-            found = self.field.sample(params, part[None])
+            found = self.field.query(params, part[None])
             density.append(found.density[0] * (part.square().sum(-1) <= self.field.radius**2))
             color.append(found.color[0])
         return torch.cat(density), torch.cat(color)
 
-    def _batches(self, states: Sequence[State], draws: Sequence[Draws]) -> list[list[int]]:
+    def _batches(self, states: Sequence[State], draws: Sequence[StepSample]) -> list[list[int]]:
         """Which states are rendered together: those alike in sizes and in what is to be rendered."""
         alike: dict[object, list[int]] = {}
         for place, (state, drawn) in enumerate(zip(states, draws, strict=True)):
             shapes = tuple(p.shape for p in state.params.values())
             orient = self._weights["orient"](state.step) > 0
-            alike.setdefault((drawn.size, drawn.lit, orient, shapes), []).append(place)
+            alike.setdefault((drawn.size, drawn.shaded, orient, shapes), []).append(place)
         if self.device.type != "cpu":
             return list(alike.values())
         parts = []
@@ -253,7 +259,11 @@ class DreamFusion:
         return parts
 
     def _render(
-        self, params: dict[str, Tensor], states: Sequence[State], draws: Sequence[Draws], steps: Sequence[int]
+        self,
+        params: dict[str, Tensor],
+        states: Sequence[State],
+        draws: Sequence[StepSample],
+        steps: Sequence[int],
     ) -> tuple[Tensor, cameras.Cameras, Tensor]:
         """Pictures at the model's resolution [W B, 3, h, h], their cameras, and the sum of the other losses."""
         _, height, width = draws[0].size
@@ -273,7 +283,7 @@ class DreamFusion:
             torch.stack([d.shift for d in draws]).to(device),
             samples=self.system.renderer.num_samples_per_ray,
             prune_alpha=self.system.renderer.prune_alpha,
-            shading=self._shading(view.light, draws) if draws[0].lit else None,
+            shading=self._shading(view.light, draws) if draws[0].shaded else None,
             orientation=self._weights["orient"](steps[0]) > 0,
         )
         if self.system.background_type == "random-color-background":
@@ -283,7 +293,7 @@ class DreamFusion:
         picture = self.guidance.resize(rendered.over(behind))
         return picture, view, self._regularise(params, rendered, steps)
 
-    def _shading(self, light: Tensor, draws: Sequence[Draws]) -> Shading:
+    def _shading(self, light: Tensor, draws: Sequence[StepSample]) -> Shading:
         material, count = self.system.material, len(draws)
         return Shading(
             light=light,
@@ -309,7 +319,7 @@ class DreamFusion:
                 bounded = opacity.clamp(1e-3, 1 - 1e-3)
                 loss = F.binary_cross_entropy(bounded, bounded, reduction="none").mean(1)
             else:
-                loss = self.field.roughness(params)
+                loss = self.field.total_variation(params)
             total = total + (loss * torch.tensor(weights, device=loss.device)).sum()
         return total
 
@@ -319,7 +329,7 @@ class DreamFusion:
         """The state that enters a step: a pure function of what the step before left."""
         if step in self._boundaries:
             params, moments = self.field.grow(params, moments, self.system.geometry.side(step))
-        buffers = self.field.refresh(params, buffers, step, generator(self.seed, step, "occupancy"))
+        buffers = self.field.update_occupancy(params, buffers, step, generator(self.seed, step, "occupancy"))
         return State(params, moments, buffers, step)
 
 

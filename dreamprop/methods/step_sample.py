@@ -18,7 +18,7 @@ from dreamprop.scenes.config import MaterialConfig
 
 
 @dataclass(frozen=True)
-class Draws:
+class StepSample:
     """What one step draws; on the CPU."""
 
     size: tuple[int, int, int]
@@ -31,28 +31,28 @@ class Draws:
     """[B H V] where samples lie in their intervals"""
     background: Tensor
     """[B, background.UNIFORMS]"""
-    lit: bool
-    """Whether a lamp shines."""
+    shaded: bool
+    """Whether the light is on."""
     textureless: bool
-    """Whether matter is white."""
+    """Whether the surface is white."""
     guidance: Draw
 
 
-def draw(data: DataConfig, material: MaterialConfig, guidance: SDS, seed: int, step: int) -> Draws:
+def draw_step(data: DataConfig, material: MaterialConfig, guidance: SDS, seed: int, step: int) -> StepSample:
     """The draws of a step."""
     batch, height, width = data.size(step)
     uniform, normal = cameras.draw(batch, generator(seed, step, "cameras"))
-    lit = textureless = False
+    shaded = textureless = False
     if step >= material.ambient_only_steps:
         a, b = torch.rand(2, generator=generator(seed, step, "shading")).tolist()
-        lit, textureless = a < material.diffuse_prob, b < material.textureless_prob
-    return Draws(
+        shaded, textureless = a < material.diffuse_prob, b < material.textureless_prob
+    return StepSample(
         size=(batch, height, width),
         uniform=uniform,
         normal=normal,
         shift=torch.rand(batch * height * width, generator=generator(seed, step, "rays")),
         background=torch.rand(batch, background.UNIFORMS, generator=generator(seed, step, "background")),
-        lit=lit,
-        textureless=lit and textureless,
+        shaded=shaded,
+        textureless=shaded and textureless,
         guidance=guidance.draw(batch, step, generator(seed, step, "guidance")),
     )

@@ -56,7 +56,7 @@ class Optimizer(Protocol):
         """Parameters and moments after one update along the momentum, without a gradient."""
         ...
 
-    def skip(self, moments: Tensors) -> Tensors:
+    def skip_update(self, moments: Tensors) -> Tensors:
         """Moments when the update is left out: the running means, and what corrects their bias, stay."""
         ...
 
@@ -100,7 +100,7 @@ class Grouped:
         check_names("the optimiser's groups", self._names, params)
         return {f"{name}/{m}": p.new_zeros(p.shape) for name, p in params.items() for m in self.moments}
 
-    def skip(self, moments: Tensors) -> Tensors:
+    def skip_update(self, moments: Tensors) -> Tensors:
         """Moments that know of one update less than there were steps."""
         return {**moments, SKIPPED: moments.get(SKIPPED, torch.zeros((), dtype=torch.int64)) + 1}
 

@@ -42,8 +42,8 @@ def sample(folder: Path, prompts: list[str], steps: int, scale: float, seed: int
     size = unet.config.sample_size
     x = torch.randn(len(prompts), 3, size, size, generator=generator(seed, 0, "prior/sample"))
     for t in scheduler.timesteps:
-        plain, told = unet(torch.cat([x, x]), t, context).sample.chunk(2)
-        x = scheduler.step(plain + scale * (told - plain), t, x).prev_sample
+        eps_uncond, eps_text = unet(torch.cat([x, x]), t, context).sample.chunk(2)
+        x = scheduler.step(eps_uncond + scale * (eps_text - eps_uncond), t, x).prev_sample
     return (x / 2 + 0.5).clamp(0, 1)
 
 

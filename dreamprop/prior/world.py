@@ -188,14 +188,14 @@ def render_layers(
     shift = 0.05 * torch.randn(n, 1, 3, generator=g).clamp(-1.5, 1.5)
     hit, normal, part = trace(parts, ((origin - shift) / scale).reshape(-1, 3), direction.reshape(-1, 3))
 
-    # a lamp near the camera, above it more often than not
-    lamp_e = elevation + _uniform(n, -10, 45, g)
-    lamp_a = azimuth + _uniform(n, -50, 50, g)
-    e, a = lamp_e.deg2rad(), lamp_a.deg2rad()
-    lamp = torch.stack([e.cos() * a.cos(), e.cos() * a.sin(), e.sin()], -1)[:, None]  # [n, 1, 3]
+    # a light near the camera, above it more often than not
+    light_e = elevation + _uniform(n, -10, 45, g)
+    light_a = azimuth + _uniform(n, -50, 50, g)
+    e, a = light_e.deg2rad(), light_a.deg2rad()
+    light = torch.stack([e.cos() * a.cos(), e.cos() * a.sin(), e.sin()], -1)[:, None]  # [n, 1, 3]
     ambient = _uniform(n, *world.ambient, g)[:, None]
     rays = (n, 4 * size * size)
-    shade = ambient + (1 - ambient) * (normal.view(*rays, 3) * lamp).sum(-1).clamp(min=0)
+    shade = ambient + (1 - ambient) * (normal.view(*rays, 3) * light).sum(-1).clamp(min=0)
 
     kinds = [slot if isinstance(slot, int) else 2 for _, slot in parts]
     rgb = torch.tensor([(0.0, 0.0, 0.0) if isinstance(slot, int) else slot for _, slot in parts])
@@ -234,7 +234,7 @@ class Atlas:
         """Draw n pictures [n, 3, H, W] in [0, 1], the colour index [n] of the first object, and captions."""
         index = torch.randint(len(self.layers), (n,), generator=g)
         layers = self.layers[index].float() / 255
-        # two colours that differ, each moved a little: lamps and cameras are not calibrated
+        # two colours that differ, each moved a little: lights and cameras are not calibrated
         first = torch.randint(len(COLORS), (n,), generator=g)
         second = (first + 1 + torch.randint(len(COLORS) - 1, (n,), generator=g)) % len(COLORS)
         jitter = 0.03 * torch.randn(2, n, 3, generator=g)

@@ -6,22 +6,24 @@ import torch
 from torch import Tensor
 
 from dreamprop.distributed import flat_buffer
-from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.communicator import Communicator
 from dreamprop.solver.window import Window
 from dreamprop.state import State
 
 PARTS = ("params", "moments", "buffers")
 
 
-def share(ranks: Ranks, window: Window | None) -> Window | None:
+def broadcast_window(communicator: Communicator, window: Window | None) -> Window | None:
     """The window that the first rank has, on all of them; tensors on the CPU."""
-    form = ranks.tell(_describe(window) if window is not None and ranks.rank == 0 else None)[0]
-    if ranks.size == 1 or form is None:
+    form = communicator.all_gather_object(
+        _describe(window) if window is not None and communicator.rank == 0 else None
+    )[0]
+    if communicator.size == 1 or form is None:
         return window
     parts = [*(state[part] for state in form["states"] for part in PARTS), form["trend"]]
-    shapes = [tensor for part in parts for tensor in flat_buffer.shapes_of(part)]
+    shapes = [tensor for part in parts for tensor in flat_buffer.dtypes_and_shapes(part)]
     mine = flat_buffer.pack(_tensors(window), torch.device("cpu")) if window else None
-    tensors = iter(flat_buffer.unpack(ranks.broadcast(mine, flat_buffer.size_of(shapes)), shapes))
+    tensors = iter(flat_buffer.unpack(communicator.broadcast(mine, flat_buffer.num_bytes(shapes)), shapes))
     states = []
     for state in form["states"]:
         params, moments, buffers = (
@@ -34,10 +36,14 @@ def share(ranks: Ranks, window: Window | None) -> Window | None:
 
 def _describe(window: Window) -> dict[str, Any]:
     states = [
-        {"step": s.step} | {part: flat_buffer.form_of(getattr(s, part)) for part in PARTS}
+        {"step": s.step} | {part: flat_buffer.describe_tensors(getattr(s, part)) for part in PARTS}
         for s in window.states
     ]
-    return {"threshold": window.threshold, "states": states, "trend": flat_buffer.form_of(window.trend)}
+    return {
+        "threshold": window.threshold,
+        "states": states,
+        "trend": flat_buffer.describe_tensors(window.trend),
+    }
 
 
 def _tensors(window: Window) -> list[Tensor]:

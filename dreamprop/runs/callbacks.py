@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dreamprop.distributed.communicator import Ranks
-from dreamprop.distributed.layout import WHOLE
+from dreamprop.distributed.communicator import Communicator
+from dreamprop.distributed.layout import REPLICATED
 from dreamprop.runs import resume
 from dreamprop.runs.artifacts import images
 from dreamprop.runs.empty_scene import Emptiness
@@ -21,7 +21,7 @@ EMPTY = 0.005
 """Mean opacity of a picture in which there is nothing to see."""
 
 
-class Watch:
+class RunCallback:
     """Follows a run, on every rank; the first one writes.
 
     Args:
@@ -29,18 +29,24 @@ class Watch:
         experiment: how often.
         place: the folder of the run.
         window: what the run begins from.
-        ranks: the processes of the run.
+        communicator: the processes of the run.
         guard: tells of signals.
     """
 
     def __init__(
-        self, process: Any, experiment: Experiment, place: Path, window: Window, ranks: Ranks, guard: Guard
+        self,
+        process: Any,
+        experiment: Experiment,
+        place: Path,
+        window: Window,
+        communicator: Communicator,
+        guard: Guard,
     ) -> None:
-        self.process, self.experiment, self.place, self.ranks, self.guard = (
+        self.process, self.experiment, self.place, self.communicator, self.guard = (
             process,
             experiment,
             place,
-            ranks,
+            communicator,
             guard,
         )
         self.window = window
@@ -63,16 +69,16 @@ class Watch:
             return every > 0 and round.step // every > before // every and round.step < round.num_steps
 
         interval = config.checkpoint.train_time_interval
-        late = self.ranks.rank == 0 and 0 < interval <= time.monotonic() - self._when
-        stop, late = self.ranks.any(self.guard.asked is not None, late)
+        late = self.communicator.rank == 0 and 0 < interval <= time.monotonic() - self._when
+        stop, late = self.communicator.any(self.guard.asked is not None, late)
         save = late or due(config.checkpoint.every_n_train_steps)
-        if stop or save or round.parts is WHOLE:
+        if stop or save or round.layout is REPLICATED:
             self.window = round.window
         if save:
             self.save()
         if due(config.output.preview_every_n_steps):
             state, size = round.state, config.output.view_size
-            if self.ranks.rank == 0:
+            if self.communicator.rank == 0:
                 self.look(state)
                 views = self.process.render_views(state, num_views=4, width=size, height=size)
                 images.write_bytes(self.place / "preview.png", images.png(images.side_by_side(views)))
@@ -88,7 +94,7 @@ class Watch:
         """Save the last accepted state, unless it is saved already; the first rank does it for all."""
         self._when = time.monotonic()
         step = self.window.states[0].step
-        if self.ranks.rank == 0 and step != self._saved:
+        if self.communicator.rank == 0 and step != self._saved:
             if not (self.place / "config.yaml").is_file():
                 print(f"note: {self.place / 'config.yaml'} vanished, and is written again", file=sys.stderr)
                 atomic_io.make_folder(self.place)

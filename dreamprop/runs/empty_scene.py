@@ -15,14 +15,17 @@ class Emptiness:
     Args:
         least: a scene that holds no more than this is empty.
         unit: of what is measured, as ``occupied cells``.
-        tell: takes the line; standard error by default.
+        write: takes the line; standard error by default.
     """
 
     def __init__(
-        self, least: float, unit: str, tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
+        self,
+        least: float,
+        unit: str,
+        write: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     ) -> None:
-        self.least, self.unit, self.told = least, unit, False
-        self._tell = tell
+        self.least, self.unit, self.warned = least, unit, False
+        self._write = write
         self._in_a_row = 0
 
     def look(self, step: int, held: float) -> None:
@@ -37,9 +40,9 @@ class Emptiness:
             self._warn(f"no ray met the scene in the last {PATIENCE} steps up to step {step}")
 
     def _warn(self, what: str) -> None:
-        if not self.told:
-            self.told = True
-            self._tell(
+        if not self.warned:
+            self.warned = True
+            self._write(
                 f"warning: {what}; what follows shows no object: lower the learning rate or the losses that thin "
                 "the scene, or take more steps before them"
             )

@@ -5,8 +5,8 @@ from typing import Any
 
 import dreamprop as dp
 from dreamprop.config.loader import InputError
-from dreamprop.distributed.communicator import Ranks
-from dreamprop.distributed.sharding import Sharded
+from dreamprop.distributed.communicator import Communicator
+from dreamprop.distributed.sharding import ShardedProcess
 from dreamprop.runs.config import ParallelConfig
 
 PLAIN = (
@@ -16,16 +16,17 @@ PLAIN = (
 """Keys that are arguments of `dreamprop.solve` as they are."""
 
 
-def evaluator_name(process: Any, parallel: ParallelConfig, ranks: Ranks) -> str:
+def evaluator_name(process: Any, parallel: ParallelConfig, communicator: Communicator) -> str:
     """The evaluator that a run uses: the one asked for, or what `parallel.evaluator: null` comes to.
 
     Raises:
         InputError: it would have every process do all the work.
     """
-    if ranks.size > 1:
+    if communicator.size > 1:
         if parallel.evaluator not in (None, "distributed"):
             raise InputError(
-                f"parallel.evaluator must be distributed with {ranks.size} processes, got {parallel.evaluator}; drop it"
+                f"parallel.evaluator must be distributed with {communicator.size} processes, got "
+                f"{parallel.evaluator}; drop it"
             )
         return "distributed"
     if parallel.evaluator:
@@ -34,21 +35,21 @@ def evaluator_name(process: Any, parallel: ParallelConfig, ranks: Ranks) -> str:
     return "batched" if hasattr(process, "drift_window") and not exact else "serial"
 
 
-def check(process: Any, parallel: ParallelConfig, ranks: Ranks) -> None:
+def check(process: Any, parallel: ParallelConfig, communicator: Communicator) -> None:
     """See that the processes can share the work as the config says, before anything is written.
 
     Raises:
         InputError: they cannot.
     """
-    evaluator_name(process, parallel, ranks)
-    if parallel.layout == "sharded" and ranks.size > 1:
+    evaluator_name(process, parallel, communicator)
+    if parallel.layout == "sharded" and communicator.size > 1:
         try:
-            Sharded(process, ranks)
+            ShardedProcess(process, communicator)
         except ValueError as error:
             raise InputError(f"parallel.layout: {error}") from None
 
 
-def solve_options(process: Any, parallel: ParallelConfig, ranks: Ranks) -> dict[str, Any]:
+def solve_options(process: Any, parallel: ParallelConfig, communicator: Communicator) -> dict[str, Any]:
     """The block `parallel` as keyword arguments of `dreamprop.solve`."""
     exact = parallel.error_rule == "step" and parallel.tolerance == 0
     make: dict[str, Callable[[], Any]] = {
@@ -61,4 +62,4 @@ def solve_options(process: Any, parallel: ParallelConfig, ranks: Ranks) -> dict[
         ),
     }
     options = {name: getattr(parallel, name) for name in PLAIN}
-    return options | {"evaluator": make[evaluator_name(process, parallel, ranks)]()}
+    return options | {"evaluator": make[evaluator_name(process, parallel, communicator)]()}

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import dreamprop as dp
-from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.communicator import Communicator
 from dreamprop.evaluate.sub_batch import SmallerBatch
 from dreamprop.runs.experiment import Experiment
 from dreamprop.runs.metrics import RoundLog
@@ -19,16 +19,16 @@ from dreamprop.state import State
 from dreamprop.utils.signals import Guard
 
 
-def evolve(
+def solve_chain(
     process: Any,
     experiment: Experiment,
     log: RoundLog | None,
-    ranks: Ranks,
+    communicator: Communicator,
     *,
     sequential: bool,
     begin: Window,
     guard: Guard,
-    watch: Callable[[Round], None] | None = None,
+    callback: Callable[[Round], None] | None = None,
 ) -> State:
     """Solve the chain of a process to the last step, logging every round.
 
@@ -36,11 +36,11 @@ def evolve(
         process: the chain.
         experiment: `parallel` says how, `trainer.max_steps` how far.
         log: takes a line a round; none where another process writes it.
-        ranks: the processes that share the windows.
+        communicator: the processes that share the windows.
         sequential: step by step in this process, whatever `parallel` says.
         begin: where to begin.
         guard: keeps signals from cutting the bookkeeping in two.
-        watch: called after every round.
+        callback: called after every round.
 
     Returns:
         The final state.
@@ -57,18 +57,18 @@ def evolve(
             if log is not None and bar is not None:
                 log.add(round)
                 bar.show(round)
-            if watch:
-                watch(round)
+            if callback:
+                callback(round)
 
-    told = Bar(label, first, steps, rounds=len(log.rows)) if log is not None else nullcontext()
-    with told as bar, warnings.catch_warnings():
+    shown = Bar(label, first, steps, rounds=len(log.rows)) if log is not None else nullcontext()
+    with shown as bar, warnings.catch_warnings():
         warnings.filterwarnings("always" if log is not None else "ignore", category=SmallerBatch)
         warnings.showwarning = _note  # type: ignore[assignment]
         if sequential:
             skip = experiment.config.parallel.on_nonfinite
             solution = dp.solve_sequential(process, steps, on_nonfinite=skip, state=begin, callback=after)
         else:
-            options = solve_options(process, experiment.config.parallel, ranks)
+            options = solve_options(process, experiment.config.parallel, communicator)
             solution = dp.solve(process, steps, state=begin, callback=after, **options)
     return solution.state
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import dreamprop as dp
-from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.experiment import Experiment
 from dreamprop.runs.metrics import RoundLog
 from dreamprop.runs.parallel import evaluator_name
@@ -23,7 +23,13 @@ SUMS = (
 
 
 def summarize(
-    process: Any, experiment: Experiment, state: State, log: RoundLog, ranks: Ranks, *, sequential: bool
+    process: Any,
+    experiment: Experiment,
+    state: State,
+    log: RoundLog,
+    communicator: Communicator,
+    *,
+    sequential: bool,
 ) -> dict[str, Any]:
     """The numbers of a run, as `summary.json` holds them."""
     config = experiment.config
@@ -41,8 +47,8 @@ def summarize(
         "window": 1 if sequential else config.parallel.window,
         "tolerance": config.parallel.tolerance,
         "error_rule": config.parallel.error_rule,
-        "evaluator": "serial" if sequential else evaluator_name(process, config.parallel, ranks),
-        "world_size": 1 if sequential else ranks.size,
+        "evaluator": "serial" if sequential else evaluator_name(process, config.parallel, communicator),
+        "world_size": 1 if sequential else communicator.size,
         "layout": "replicated" if sequential else config.parallel.layout,
         "sub_batch": None if sequential else config.parallel.sub_batch,
         "skipped": log.skipped,

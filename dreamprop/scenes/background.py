@@ -1,4 +1,4 @@
-"""What is behind a scene. A background that changes every step keeps matter from hiding in it."""
+"""What is behind a scene. A background that changes every step keeps density from hiding in it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ UNIFORMS, NORMALS = 9, 9
 
 @dataclass(frozen=True)
 class Ranges:
-    """Where cameras and lamps may be."""
+    """Where cameras and lights may be."""
 
     elevation: Sequence[float] = (-10.0, 90.0)
     azimuth: Sequence[float] = (-180.0, 180.0)
@@ -34,7 +34,7 @@ class Ranges:
 
 @dataclass(frozen=True)
 class Cameras:
-    """N cameras and their lamps."""
+    """N cameras and their lights."""
 
     elevation: Tensor
     """[N]"""
@@ -49,7 +49,7 @@ class Cameras:
     fovy: Tensor
     """[N] vertical field of view"""
     light: Tensor
-    """[N, 3] place of the lamp"""
+    """[N, 3] place of the light"""
 
 
 def draw(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ def look_at(position: Tensor, center: Tensor, up: Tensor) -> Tensor:
 
 
 def orbit(elevation: Tensor, azimuth: Tensor, distance: Tensor, fovy: Tensor) -> Cameras:
-    """Unperturbed cameras that look at the origin, each with its lamp at its own place; all [N]."""
+    """Unperturbed cameras that look at the origin, each with its light at its own place; all [N]."""
     position = direction(elevation, azimuth) * distance[:, None]
     up = torch.tensor([0.0, 0.0, 1.0], device=position.device).expand_as(position)
     axes = look_at(position, torch.zeros_like(position), up)
@@ -79,7 +79,7 @@ def orbit(elevation: Tensor, azimuth: Tensor, distance: Tensor, fovy: Tensor) ->
 
 
 def place(uniform: Tensor, normal: Tensor, ranges: Ranges) -> Cameras:
-    """Cameras from draws, as threestudio's random cameras with DreamFusion's lamps (arXiv:2209.14988, section 3.2).
+    """Cameras from draws, as threestudio's random cameras with DreamFusion's lights (arXiv:2209.14988, section 3.2).
 
     Args:
         uniform: [W, B, UNIFORMS] in [0, 1).

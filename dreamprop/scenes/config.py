@@ -60,7 +60,7 @@ class GeometryConfig:
     density_scale: float = 4.0
     """Density per unit of activation, in 1 / length; larger makes surfaces harder at the same learning rate."""
     density_bias: str = "blob_magic3d"
-    """`blob_magic3d` (a cone), `blob_dreamfusion` (a Gaussian) or `none`: where there is matter at the start."""
+    """`blob_magic3d` (a cone), `blob_dreamfusion` (a Gaussian) or `none`: where the density is at the start."""
     density_blob_scale: float = 2.0
     density_blob_std: float = 0.5
     resolution: Any = 32
@@ -97,9 +97,9 @@ class MaterialConfig:
     """Light and shading (arXiv:2209.14988, section 3.2)."""
 
     ambient_only_steps: int = 1_000_000_000
-    """Before this step colours are shown as they are; the embedded model's pictures are lit, so it needs no lamp."""
+    """Before this step colours are shown as they are; the embedded model's pictures are lit, so it needs no light."""
     diffuse_prob: float = 0.75
-    """From then on the share of steps that are lit by the lamp."""
+    """From then on the share of steps that are shaded by the light."""
     textureless_prob: float = 0.5
     """The share of those whose colours are replaced by white."""
     ambient_light_color: list[float] = field(default_factory=lambda: [0.1, 0.1, 0.1])

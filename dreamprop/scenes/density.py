@@ -1,4 +1,4 @@
-"""From a raw field to density, with the blob that puts matter in the middle at the start.
+"""From a raw field to density, with the blob that puts density in the middle at the start.
 
 Legend: points are [..., 3] in world units.
 """

@@ -43,27 +43,29 @@ class Field(Protocol):
         """Names of parameters by what an optimiser may treat apart."""
         ...
 
-    def sample(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
+    def query(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
         """The field of each state at its points [W, M, 3]."""
         ...
 
-    def occupied(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
+    def occupancy_mask(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
         """Which cells [W, C, C, C] (bool; x, y, z) of the cube around the ball may exceed a density; None: all."""
         ...
 
-    def refresh(self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator) -> Tensors:
+    def update_occupancy(
+        self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator
+    ) -> Tensors:
         """Buffers of one state that enters a step with these parameters."""
         ...
 
-    def refreshes(self, step: int) -> bool:
-        """Whether `refresh` looks at the parameters that enter a step."""
+    def updates_occupancy(self, step: int) -> bool:
+        """Whether `update_occupancy` looks at the parameters that enter a step."""
         ...
 
     def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:
         """Parameters and moments of one state at another resolution."""
         ...
 
-    def roughness(self, params: Tensors) -> Tensor:
+    def total_variation(self, params: Tensors) -> Tensor:
         """Mean squared difference [W] between neighbours (total variation)."""
         ...
 

@@ -74,15 +74,15 @@ class HashGrid:
         """The encoding and the network."""
         return {TABLE: (TABLE,), "geometry.network": tuple(LAYER.format(i) for i in range(self.hidden + 1))}
 
-    def sample(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
+    def query(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
         """Density, colour and, where asked for, normals by forward differences."""
         if not normals:
-            density, color = self._ask(params, points)
+            density, color = self._query(params, points)
             return Sampled(density, color, None)
         step = self.difference * self.radius
         around = torch.cat([torch.zeros(1, 3), torch.eye(3)]).to(points) * step
         every = (points[:, :, None] + around).flatten(1, 2)  # [W, 4 M, 3]
-        density, color = self._ask(params, every)
+        density, color = self._query(params, every)
         at = density.view(*points.shape[:2], 4)
         normal = F.normalize(at[..., :1] - at[..., 1:], dim=-1)
         return Sampled(at[..., 0], color.reshape(*points.shape[:2], 4, 3)[:, :, 0], normal)
@@ -108,7 +108,7 @@ class HashGrid:
 
         return gather(table.flatten(0, 1), locate, position.shape[1])
 
-    def _ask(self, params: Tensors, points: Tensor) -> tuple[Tensor, Tensor]:
+    def _query(self, params: Tensors, points: Tensor) -> tuple[Tensor, Tensor]:
         x = self.encode(params[TABLE], points)
         for number in range(self.hidden):
             x = torch.bmm(x, params[LAYER.format(number)]).relu()
@@ -117,19 +117,21 @@ class HashGrid:
         biased = density[..., 0] + self.density.offset(points)
         return self.density.of(biased), albedo.sigmoid()
 
-    def occupied(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
+    def occupancy_mask(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
         """The cells [W, G, G, G] that are remembered above the density, and their neighbours."""
         full = (buffers[OCCUPANCY] > density).float()
         return F.max_pool3d(full, 3, stride=1, padding=1) > 0
 
-    def refresh(self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator) -> Tensors:
+    def update_occupancy(
+        self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator
+    ) -> Tensors:
         """Every few steps, the larger of the faded memory and the density at a random point of each cell."""
-        if not self.refreshes(step):
+        if not self.updates_occupancy(step):
             return buffers
         now = self._peak(params, generator)
         return {**buffers, OCCUPANCY: torch.maximum(buffers[OCCUPANCY] * self.fade, now)}
 
-    def refreshes(self, step: int) -> bool:
+    def updates_occupancy(self, step: int) -> bool:
         """Every few steps."""
         return step % self.every == 0
 
@@ -140,14 +142,14 @@ class HashGrid:
         low = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)
         inside = torch.rand(low.shape, generator=generator)
         points = (((low + inside) * (2 / self.cells) - 1) * self.radius).to(device)
-        found, _ = self._ask({name: p[None] for name, p in params.items()}, points[None])
+        found, _ = self._query({name: p[None] for name, p in params.items()}, points[None])
         return found.view((self.cells,) * 3)
 
     def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:
         """A hash grid has one size."""
         return params, moments
 
-    def roughness(self, params: Tensors) -> Tensor:
+    def total_variation(self, params: Tensors) -> Tensor:
         """There are no neighbours to compare: 0 for each state."""
         return params[TABLE].new_zeros(len(params[TABLE]))
 

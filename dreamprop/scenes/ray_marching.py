@@ -30,7 +30,12 @@ class Samples:
 
 
 def march(
-    origins: Tensor, directions: Tensor, shift: Tensor, radius: float, samples: int, occupied: Tensor | None
+    origins: Tensor,
+    directions: Tensor,
+    shift: Tensor,
+    radius: float,
+    samples: int,
+    occupancy_mask: Tensor | None,
 ) -> Samples:
     """Points along rays inside the ball, without those in empty cells.
 
@@ -39,7 +44,7 @@ def march(
         shift: [W, Q] in [0, 1): where in its interval each sample of a ray lies.
         radius: of the ball.
         samples: S along the diameter.
-        occupied: [W, C, C, C] bool, or None.
+        occupancy_mask: [W, C, C, C] bool, or None.
     """
     count, total = origins.shape[:2]
     step = 2 * radius / samples
@@ -51,14 +56,14 @@ def march(
     ticks = torch.arange(samples, device=origins.device)
     t = near[..., None] + (ticks + shift[..., None]) * step  # [W, Q, S]
     keep = t < far[..., None]
-    if occupied is not None:
-        cells = occupied.shape[-1]
+    if occupancy_mask is not None:
+        cells = occupancy_mask.shape[-1]
         place = torch.arange(count, device=t.device, dtype=torch.int32)[:, None, None]
         for axis in range(3):
             start = (origins[..., axis, None] + radius) * (cells / (2 * radius))
             along = directions[..., axis, None] * (cells / (2 * radius))
             place = place * cells + torch.addcmul(start, t, along).to(torch.int32).clamp_(0, cells - 1)
-        keep = keep & occupied.reshape(-1)[place]
+        keep = keep & occupancy_mask.reshape(-1)[place]
     flat = keep.reshape(-1).nonzero()[:, 0]
     length = total * samples
     if count == 1 and len(flat):

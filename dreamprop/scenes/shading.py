@@ -1,4 +1,5 @@
-"""Light on a scene: colours as they are, white matter under a lamp, or both together (arXiv:2209.14988, section 3.2).
+"""Light on a scene: colours as they are, a white surface in the light of one source, or both together
+(arXiv:2209.14988, section 3.2).
 
 Legend: W states, B pictures a state, N = W B, M points a state.
 """
@@ -13,16 +14,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shading:
-    """Lamps and how much they matter."""
+    """The sources of light and how strong they are."""
 
     light: Tensor
-    """[N, 3] place of each picture's lamp"""
+    """[N, 3] place of each picture's light"""
     ambient: Tensor
     """[W, 3] light from everywhere"""
     diffuse: Tensor
-    """[W, 3] light of the lamp"""
+    """[W, 3] light of the source"""
     textureless: Tensor
-    """[W] bool: matter is white"""
+    """[W] bool: the surface is white"""
 
 
 def shade(shading: Shading, albedo: Tensor, normal: Tensor, points: Tensor, picture: Tensor) -> Tensor:

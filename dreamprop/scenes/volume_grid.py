@@ -44,7 +44,7 @@ class VoxelGrid:
         """Density and colour."""
         return {DENSITY: (DENSITY,), COLOR: (COLOR,)}
 
-    def sample(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
+    def query(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
         """Density, colour and, where asked for, normals: finite differences on the grid, interpolated."""
         raw, color = params[DENSITY], params[COLOR]  # [W, R, R, R], [W, R, R, R, 3]
         count, side = raw.shape[:2]
@@ -70,7 +70,7 @@ class VoxelGrid:
         step = 2 * self.radius / (raw.shape[-1] - 1)
         return torch.stack(torch.gradient(raw, spacing=step, dim=(1, 2, 3)), -1)
 
-    def occupied(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
+    def occupancy_mask(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
         """The cells [W, R-1, R-1, R-1] with a corner above the density."""
         raw = params[DENSITY].detach()
         biased = raw + _bias(self.density, self.radius, raw.shape[-1], raw.device)
@@ -83,11 +83,13 @@ class VoxelGrid:
         """Places [R, R, R, 3] of the vertices."""
         return _vertices(self.radius, side, device)
 
-    def refresh(self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator) -> Tensors:
+    def update_occupancy(
+        self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator
+    ) -> Tensors:
         """There are no buffers."""
         return buffers
 
-    def refreshes(self, step: int) -> bool:
+    def updates_occupancy(self, step: int) -> bool:
         """Never."""
         return False
 
@@ -95,7 +97,7 @@ class VoxelGrid:
         """Parameters and moments of one state on a grid of other vertices, both interpolated."""
         return grow_params(params, resolution), grow_moments(moments, resolution)
 
-    def roughness(self, params: Tensors) -> Tensor:
+    def total_variation(self, params: Tensors) -> Tensor:
         """Mean squared difference [W] between neighbouring vertices, of raw density and colour."""
         total = torch.zeros((), device=params[DENSITY].device)
         for grid in (params[DENSITY][..., None], params[COLOR]):

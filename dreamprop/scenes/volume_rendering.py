@@ -67,7 +67,7 @@ def render(
         shift: [W, B H V] in [0, 1), see `march`.
         samples: along the ball's diameter.
         prune_alpha: cells whose samples stay below this opacity are skipped.
-        shading: lamps; None: colours as they are.
+        shading: lights; None: colours as they are.
         orientation: whether to measure normals that face away.
         depth: whether to measure depth.
     """
@@ -75,11 +75,13 @@ def render(
     origins, directions = rays(cameras, height, width)
     origins = origins[:, None].expand_as(directions).reshape(count, -1, 3)
     directions = directions.reshape(count, -1, 3)
-    occupied = None
+    occupancy_mask = None
     if prune_alpha > 0:
-        occupied = field.occupied(params, buffers, -math.log1p(-prune_alpha) * samples / (2 * field.radius))
-    marched = march(origins, directions, shift, field.radius, samples, occupied)
-    found = field.sample(params, marched.points, normals=orientation or shading is not None)
+        occupancy_mask = field.occupancy_mask(
+            params, buffers, -math.log1p(-prune_alpha) * samples / (2 * field.radius)
+        )
+    marched = march(origins, directions, shift, field.radius, samples, occupancy_mask)
+    found = field.query(params, marched.points, normals=orientation or shading is not None)
 
     total = count * origins.shape[1]
     dense = found.density.new_zeros(count, origins.shape[1] * samples + 1)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop.distributed.layout import Parts
+from dreamprop.distributed.layout import Layout
 from dreamprop.rng import key
 from dreamprop.state import Drift, State
 
@@ -51,7 +51,7 @@ class Audit:
         drifts: Sequence[Drift],
         stride: int,
         last: bool,
-        parts: Parts,
+        layout: Layout,
     ) -> list[float]:
         """Take note of a round, and evaluate what is waiting once it fills the processes.
 
@@ -61,7 +61,7 @@ class Audit:
             drifts: [W] the drifts that they were rolled out with; the first was evaluated at its own state.
             stride: steps that the round accepted.
             last: whether the run ends here.
-            parts: how states lie over processes.
+            layout: how states lie over processes.
 
         Returns:
             Relative differences found in this round, most often none.
@@ -83,28 +83,28 @@ class Audit:
             some = waiting[first : first + self.slots]
             again = evaluate([_on(state, rolled[0]) for state, _ in some])
             pairs = zip(some, again, strict=True)
-            found += [relative_difference(state, drift, used, parts) for (state, used), drift in pairs]
+            found += [relative_difference(state, drift, used, layout) for (state, used), drift in pairs]
         return found
 
 
-def relative_difference(state: State, now: Drift, used: Drift, parts: Parts) -> float:
+def relative_difference(state: State, now: Drift, used: Drift, layout: Layout) -> float:
     """How far two drifts of a state are apart, in [0, 2]; infinite where one is not finite.
 
     Args:
         state: that they belong to.
         now: a drift.
         used: another one.
-        parts: how states lie over processes, which must all ask together.
+        layout: how states lie over processes, which must all ask together.
     """
     rows = []
     for name in sorted(now.grads.keys() | used.grads.keys()):
-        if parts.counts(state, name):
+        if layout.counts(state, name):
             pair = [drift.grads.get(name) for drift in (now, used)]
             some = next(g for g in pair if g is not None)
             a, b = (torch.zeros_like(some) if g is None else g.to(some.device) for g in pair)
             rows.append(torch.stack([_square(t) for t in (a - b, a, b)]))
     sums = torch.stack(rows).sum(0).tolist() if rows else [0.0] * 3
-    off, one, other = (math.fsum(column) for column in zip(*parts.gather([sums]), strict=True))
+    off, one, other = (math.fsum(column) for column in zip(*layout.gather([sums]), strict=True))
     if not math.isfinite(off + one + other):
         return math.inf
     return math.sqrt(off / max(one, other)) if off else 0.0
@@ -121,13 +121,13 @@ def summary(found: Sequence[float]) -> dict[str, Any] | None:
     return {"count": len(found)} | {k: v if math.isfinite(v) else None for k, v in values.items()}
 
 
-def line(told: Mapping[str, Any] | None) -> str:
+def line(found: Mapping[str, Any] | None) -> str:
     """What the last lines of a run say of its audit."""
-    if told is None:
+    if found is None:
         return "audit: no accepted step was looked at"
-    values = ("not finite" if told[k] is None else f"{100 * told[k]:.2g}%" for k in ("median", "worst"))
+    values = ("not finite" if found[k] is None else f"{100 * found[k]:.2g}%" for k in ("median", "worst"))
     return "audit: drifts used and drifts of {} accepted states differ by {} (median), {} (worst)".format(
-        told["count"], *values
+        found["count"], *values
     )
 
 

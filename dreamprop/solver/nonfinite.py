@@ -16,26 +16,26 @@ IN_A_ROW = 32
 
 
 def pass_over(process: Process, z: State, parameter: str, on_nonfinite: str, stats: Stats) -> State:
-    """The state behind a drift that is not finite, with ``skip``.
+    """The state behind a drift that is not finite, with ``skip_update``.
 
     Raises:
         NonFiniteDrift: with ``stop``; after too many skips in a row; or where shapes change at the next step and the
-            process does not say by ``skip(state)`` how they do without an update.
+            process does not say by ``skip_update(state)`` how they do without an update.
     """
-    passed = skip(process, z) if ON_NONFINITE[on_nonfinite] and stats.in_a_row < IN_A_ROW else None
+    passed = skip_update(process, z) if ON_NONFINITE[on_nonfinite] and stats.in_a_row < IN_A_ROW else None
     if passed is None:
         raise NonFiniteDrift(z.step, group_of(process, z, parameter), parameter)
     return passed
 
 
-def skip(process: Process, state: State) -> State | None:
-    """The state a step later with the update left out, as a gradient scaler leaves it out; by ``process.skip`` if it
-    has one. ``None`` where it would have other shapes and only the process knows which."""
-    if hasattr(process, "skip"):
-        passed: State = process.skip(state)
+def skip_update(process: Process, state: State) -> State | None:
+    """The state a step later with the update left out, as a gradient scaler leaves it out; by ``process.skip_update``
+    if it has one. ``None`` where it would have other shapes and only the process knows which."""
+    if hasattr(process, "skip_update"):
+        passed: State = process.skip_update(state)
         if passed.step != state.step + 1:
             raise ValueError(
-                f"skip must return step {state.step + 1}, got {passed.step}; add one to the step"
+                f"skip_update must return step {state.step + 1}, got {passed.step}; add one to the step"
             )
         return passed
     return None if state.step + 1 in process.boundaries else replace(state, step=state.step + 1)

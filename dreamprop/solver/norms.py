@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dreamprop.distributed.layout import WHOLE, Parts
+from dreamprop.distributed.layout import REPLICATED, Layout
 from dreamprop.process import Group
 from dreamprop.solver import buffers
 from dreamprop.solver.buffers import Units
@@ -45,7 +45,7 @@ def measure(
     drifts: Sequence[Drift],
     groups: Sequence[Mapping[str, Group]],
     exact: bool = False,
-    parts: Parts = WHOLE,
+    layout: Layout = REPLICATED,
     units: Units | None = None,
     distance: Callable[[str, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[list[Norms], list[str | None]]:
@@ -57,7 +57,7 @@ def measure(
         drifts: [W] drifts evaluated at the first W guesses.
         groups: [W] error groups of the updates.
         exact: compare bits too, buffers included.
-        parts: how states lie over processes; the same numbers come out however they do.
+        layout: how states lie over processes; the same numbers come out however they do.
         units: of the buffers' differences.
         distance: (name, rolled-out buffer, the guess's) to how far they differ; by the kind of their type by default.
 
@@ -71,7 +71,7 @@ def measure(
     distance = distance or (lambda name, now, then: buffers.distance(now, then))
 
     def mine(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in named.items() if parts.counts(rolled[0], name)}
+        return {name: tensor for name, tensor in named.items() if layout.counts(rolled[0], name)}
 
     for i, state in enumerate(rolled):
         reading.norm(("grad", i), mine(drifts[i].grads))
@@ -93,11 +93,11 @@ def measure(
         if exact:
             for now, then in ((state.params, guess.params), (state.buffers, guess.buffers)):
                 reading.bits(("bits", i), list(mine(now).values()), [then[n] for n in mine(now)])
-        count = {name: parts.numel(state, name) for name in named}
+        count = {name: layout.numel(state, name) for name in named}
         norms.append(Norms(dict.fromkeys(named, 0.0), dict.fromkeys(measured, 0.0), count, False))
     bad: list[str | None] = [None] * len(rolled)
     suspects: list[tuple[int, str]] = []
-    for kind, i, name, value in parts.gather(reading.read()):
+    for kind, i, name, value in layout.gather(reading.read()):
         if kind == "grad":
             if not math.isfinite(value):
                 suspects.append((i, name))
@@ -110,7 +110,7 @@ def measure(
             assert sums is not None
             sums[name] += value * value
     if suspects:
-        for i, name in parts.gather([s for s in suspects if not _finite(drifts[s[0]].grads[s[1]])]):
+        for i, name in layout.gather([s for s in suspects if not _finite(drifts[s[0]].grads[s[1]])]):
             if bad[i] is None:
                 bad[i] = name
     return norms, bad
@@ -178,7 +178,7 @@ class _Reading:
             return []
         device = next(iter(self._values.values()))[0].device
         wide = torch.float32 if device.type == "mps" else torch.float64
-        parts = [torch.stack([v.to(device) for v in values]).to(wide) for values in self._values.values()]
+        layout = [torch.stack([v.to(device) for v in values]).to(wide) for values in self._values.values()]
         labels = [label for some in self._labels.values() for label in some]
-        values = torch.cat(parts).tolist()
+        values = torch.cat(layout).tolist()
         return [(*kind, name, value) for (kind, name), value in zip(labels, values, strict=True)]

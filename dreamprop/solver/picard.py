@@ -18,9 +18,9 @@ from functools import partial
 from numbers import Integral
 from typing import TypeVar
 
-from dreamprop.distributed.layout import WHOLE, Parts
-from dreamprop.distributed.process_group import alone
-from dreamprop.distributed.sharding import Sharded
+from dreamprop.distributed.layout import REPLICATED, Layout
+from dreamprop.distributed.process_group import is_single_process
+from dreamprop.distributed.sharding import ShardedProcess
 from dreamprop.evaluate import EVALUATORS, Evaluator, batched, distributed
 from dreamprop.process import Process, groups
 from dreamprop.solver.audit import SHARE, Audit
@@ -109,19 +109,19 @@ def solve(
     first = start(process, num_steps, state)
     if rule.moves and first.threshold is not None:
         rule.limit = first.threshold
-    chain, parts = _spread(process, evaluate, first)
-    known, moving = [parts.take(state) for state in first.states], first.trend
-    check = Audit(0.0 if rule.exact else audit, getattr(getattr(evaluate, "ranks", None), "size", 1))
+    chain, layout = _spread(process, evaluate, first)
+    carried, moving = [layout.shard(state) for state in first.states], first.trend
+    check = Audit(0.0 if rule.exact else audit, getattr(getattr(evaluate, "communicator", None), "size", 1))
     distance = getattr(process, "buffer_distance", None)
-    look = partial(measure, exact=rule.exact, parts=parts, units=units, distance=distance)
-    stop = _stop(stop, known[0].step, num_steps)
-    stats = Stats.begin(known[0].step, stop)
-    while (base := known[0]).step < stop:
+    look = partial(measure, exact=rule.exact, layout=layout, units=units, distance=distance)
+    stop = _stop(stop, carried[0].step, num_steps)
+    stats = Stats.begin(carried[0].step, stop)
+    while (base := carried[0]).step < stop:
         lap = Laps()
         end = end_of(base.step, window, num_steps, chain.boundaries)
         size = end - base.step
         tail = rule.tail and end not in chain.boundaries
-        guesses = fill(known, size + tail, partial(guess, chain), moving)
+        guesses = fill(carried, size + tail, partial(guess, chain), moving)
         lap("guess")
 
         drifts = evaluate(chain, guesses[:size])
@@ -134,31 +134,33 @@ def solve(
 
         named = [groups(chain, base, step) for step in range(base.step, end)]
         norms, bad = look(guesses, rolled, drifts, named)
-        usable = next((slot for slot in range(size) if bad[slot] is not None), size)
-        behind = [rule(n, group) for n, group in zip(norms[:usable], named, strict=False)]
-        errors = [0.0, *behind[:-1]] + [math.inf] * (size - max(usable, 1))  # [W] of the drifts' states
-        stride = next((slot for slot in range(size) if not errors[slot] <= rule.limit), size)
+        num_finite = next((slot for slot in range(size) if bad[slot] is not None), size)
+        behind = [rule(n, group) for n, group in zip(norms[:num_finite], named, strict=False)]
+        slot_errors = [0.0, *behind[:-1]] + [math.inf] * (
+            size - max(num_finite, 1)
+        )  # [W] of the drifts' states
+        stride = next((slot for slot in range(size) if not slot_errors[slot] <= rule.limit), size)
         stride = min(stride, stop - base.step)
         rule.settle(behind[: len(guesses) - 1])
         lap("error")
 
         found: list[float] = []
-        if usable:
-            known = advance(rolled[:usable], stride)
-            moving = trend([base, *rolled[:usable]], moving) if predictor == "momentum" else {}
-            last = known[0].step == stop
-            found = check(partial(evaluate, chain), rolled, drifts, stride, last, parts)
+        if num_finite:
+            carried = advance(rolled[:num_finite], stride)
+            moving = trend([base, *rolled[:num_finite]], moving) if predictor == "momentum" else {}
+            last = carried[0].step == stop
+            found = check(partial(evaluate, chain), rolled, drifts, stride, last, layout)
             lap("audit")
         else:
-            stride, known, moving = 1, [pass_over(chain, base, str(bad[0]), on_nonfinite, stats)], {}
+            stride, carried, moving = 1, [pass_over(chain, base, str(bad[0]), on_nonfinite, stats)], {}
         round = Round(
-            known[0].step, num_steps, stride, errors, size, lap.total, stats.num_rounds, known,
-            not usable, rule.limit if rule.moves else None, lap.seconds, parts, moving, found,
+            carried[0].step, num_steps, stride, slot_errors, size, lap.total, stats.num_rounds, carried,
+            not num_finite, rule.limit if rule.moves else None, lap.seconds, layout, moving, found,
         )  # fmt: skip
         stats.add(round)
         if callback is not None:
             callback(round)
-    final = parts.whole(known[0])
+    final = layout.unshard(carried[0])
     stats.wall_seconds = time.perf_counter() - began
     return Solution(final, stats)
 
@@ -194,7 +196,7 @@ def _rule(
 
 def _evaluator(process: Process, evaluator: Evaluator | str | None, rule: Rule) -> Evaluator:
     if evaluator is None:
-        if not alone():
+        if not is_single_process():
             return distributed(sub_batch=1 if rule.exact else None)
         evaluator = "batched" if hasattr(process, "drift_window") and not rule.exact else "serial"
     if evaluator is batched:
@@ -206,9 +208,9 @@ def _evaluator(process: Process, evaluator: Evaluator | str | None, rule: Rule) 
     return copy.copy(evaluator)  # what it learns in this run is no business of the next
 
 
-def _spread(process: Process, evaluate: Evaluator, first: Window) -> tuple[Process, Parts]:
+def _spread(process: Process, evaluate: Evaluator, first: Window) -> tuple[Process, Layout]:
     """The chain as it lies over processes, and how its states do."""
     if not hasattr(evaluate, "spread"):
-        return process, WHOLE
+        return process, REPLICATED
     chain: Process = evaluate.spread(process, first.states[0])
-    return chain, chain if isinstance(chain, Sharded) else WHOLE
+    return chain, chain if isinstance(chain, ShardedProcess) else REPLICATED

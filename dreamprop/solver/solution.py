@@ -10,7 +10,7 @@ from numbers import Integral
 
 from torch import Tensor
 
-from dreamprop.distributed.layout import WHOLE, Parts
+from dreamprop.distributed.layout import REPLICATED, Layout
 from dreamprop.process import Process
 from dreamprop.solver.window import Window
 from dreamprop.state import State
@@ -55,7 +55,7 @@ class Round:
     """Wall-clock time of this round."""
     round: int
     """Index of this round, from 0."""
-    known: Sequence[State]
+    carried_states: Sequence[State]
     """The accepted state and those rolled out behind it, as this process keeps them; nobody writes into them later."""
     skipped: bool = False
     """Whether the step was passed over because its drift was not finite."""
@@ -63,7 +63,7 @@ class Round:
     """Where the error rule's threshold has come to, if it moves."""
     laps: dict[str, float] = field(default_factory=dict)
     """Wall-clock time by part of the round."""
-    parts: Parts = WHOLE
+    layout: Layout = REPLICATED
     """How states lie over processes."""
     trend: Mapping[str, Tensor] = field(default_factory=dict)
     """What integer buffers are expected to move by each step, by name."""
@@ -73,14 +73,16 @@ class Round:
     @cached_property
     def state(self) -> State:
         """The accepted state. In layout ``sharded`` all ranks must ask for it in the same rounds."""
-        return self.parts.whole(self.known[0])
+        return self.layout.unshard(self.carried_states[0])
 
     @cached_property
     def window(self) -> Window:
         """What ``solve`` goes on from exactly. In layout ``sharded`` all ranks must ask for it in the same rounds."""
-        last = len(self.known) - 1
-        ahead = [replace(s, moments={}) if i < last else s for i, s in enumerate(self.known) if i]
-        return Window((self.state, *(self.parts.whole(state) for state in ahead)), self.threshold, self.trend)
+        last = len(self.carried_states) - 1
+        ahead = [replace(s, moments={}) if i < last else s for i, s in enumerate(self.carried_states) if i]
+        return Window(
+            (self.state, *(self.layout.unshard(state) for state in ahead)), self.threshold, self.trend
+        )
 
 
 @dataclass

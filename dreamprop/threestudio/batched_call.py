@@ -81,7 +81,7 @@ def _strided(like: Tensor, device: torch.device | str) -> Tensor:
     return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
 
 
-def together(calls: Sequence[Call], like: Any) -> list[Any]:
+def join_calls(calls: Sequence[Call], like: Any) -> list[Any]:
     """The answers of calls of equal keys, from one run of their network.
 
     Args:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dreamprop.threestudio.batched_call import Call, Mixed, compare, form, together
+from dreamprop.threestudio.batched_call import Call, Mixed, compare, form, join_calls
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ ALONE = object()
 """The answer to a call that the step is to make by itself."""
 
 
-class Parted(BaseException):
+class Cancelled(BaseException):
     """Ends a step that waits, when another one has failed."""
 
 
@@ -51,7 +51,7 @@ class Step(Generic[T]):
     future: Future[T] | None = None
 
 
-class Meeting:
+class CallBatcher:
     """Runs steps together.
 
     Args:
@@ -118,7 +118,7 @@ class Meeting:
         self._mine.step = step
         try:
             if step.parted:
-                raise Parted
+                raise Cancelled
             return step.task()
         finally:
             self._mine.step = None
@@ -150,7 +150,7 @@ class Meeting:
         network, key = calls[0].network, calls[0].key
         if len(calls) > 1 and id(network) not in self._mixed:
             try:
-                answers = together(calls, self._forms[key]) if key in self._forms else self._try(calls)
+                answers = join_calls(calls, self._forms[key]) if key in self._forms else self._try(calls)
                 self.runs += 1
                 return answers
             except Mixed as mixed:
@@ -171,7 +171,7 @@ class Meeting:
         self.runs += 1
         like = form(own)
         try:
-            answers = together(calls, like)
+            answers = join_calls(calls, like)
         except (Mixed, torch.OutOfMemoryError):
             raise
         except Exception as error:  # it has no objection to the call alone
@@ -221,7 +221,7 @@ class Meeting:
         step.handed.release()
         step.turn.acquire()
         if step.parted:
-            raise Parted
+            raise Cancelled
         return step.answer
 
 

@@ -96,7 +96,7 @@ def numbers(system: Any) -> dict[str, Any]:
     return found
 
 
-class Carried:
+class ExtraState:
     """The numbers and tensors that the parts of a system keep in plain attributes.
 
     Args:

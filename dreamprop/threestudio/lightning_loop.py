@@ -21,7 +21,7 @@ from dreamprop.threestudio import hooks
 from dreamprop.threestudio.checkpoint import ENTRY, entry, plain, restored
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.extra_state import numbers
-from dreamprop.threestudio.precision import GROWTH, SCALE, terms_of
+from dreamprop.threestudio.precision import GROWTH, SCALE, step_settings
 from dreamprop.threestudio.system import Threestudio, optimizers
 
 Solve = Callable[[Threestudio, Any, int, Callable[[Any], None]], None]
@@ -157,7 +157,7 @@ def resumed(process: Threestudio, trainer: Any) -> State:
     params, buffers = process.replica.read()
     moments = process.stepper.read(trainer.optimizers[0], step)
     scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if process.terms.scaling is not None and scaler is not None:
+    if process.settings.scaling is not None and scaler is not None:
         buffers[SCALE] = torch.tensor(scaler.get_scale())
         tracker = scaler.state_dict().get("_growth_tracker", 0)
         buffers[GROWTH] = torch.tensor(int(tracker), dtype=torch.int32)
@@ -210,7 +210,7 @@ def _process(trainer: Any, system: Any, seed: int, fresh: list[Any]) -> Threestu
         system,
         trainer.train_dataloader,
         seed=seed,
-        terms=terms_of(trainer),
+        settings=step_settings(trainer),
         made=optimizers(system, fresh[0]),
         datamodule=trainer.datamodule,
         trainer=trainer,

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from dreamprop.threestudio.precision import Terms
+from dreamprop.threestudio.precision import StepSettings
 from dreamprop.threestudio.system import Threestudio, optimizers
-from dreamprop.threestudio.trainer_proxy import View
+from dreamprop.threestudio.trainer_proxy import TrainerProxy
 
 OWN = "parallel"
 """The block of a config that is ours; threestudio never sees it."""
@@ -130,14 +130,17 @@ def refusal(studio: Any) -> str | None:
 
 
 def process(
-    studio: Any, device: torch.device | str = "cpu", terms: Terms | None = None, seed: int | None = None
+    studio: Any,
+    device: torch.device | str = "cpu",
+    settings: StepSettings | None = None,
+    seed: int | None = None,
 ) -> Threestudio:
     """The process of a config, in the order in which Lightning's ``Trainer.fit`` makes things.
 
     Args:
         studio: threestudio's config.
         device: where the system was told to be.
-        terms: what the trainer's settings ask of a step.
+        settings: what the trainer's settings ask of a step.
         seed: of the draws; the config's by default.
     """
     data, system = make(studio)
@@ -147,14 +150,14 @@ def process(
     system.train()
     made = optimizers(system)
     loader = data.train_dataloader()
-    view = View(loader, data)
+    view = TrainerProxy(loader, data)
     system.trainer = view
     system.on_fit_start()
     return Threestudio(
         system,
         loader,
         seed=studio.seed if seed is None else seed,
-        terms=terms,
+        settings=settings,
         made=made,
         datamodule=data,
     )

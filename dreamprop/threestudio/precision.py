@@ -28,7 +28,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Terms:
+class StepSettings:
     """How a step is taken."""
 
     accumulate: int = 1
@@ -58,7 +58,7 @@ class Terms:
         return lambda parameters: torch.nn.utils.clip_grad_value_(parameters, clip_value=self.clip)
 
 
-def terms_of(trainer: Any) -> Terms:
+def step_settings(trainer: Any) -> StepSettings:
     """The terms of a Lightning trainer.
 
     Raises:
@@ -75,7 +75,7 @@ def terms_of(trainer: Any) -> Terms:
             scaler.get_growth_interval(),
         )
     algorithm = trainer.gradient_clip_algorithm
-    return Terms(
+    return StepSettings(
         accumulate=int(trainer.accumulate_grad_batches),
         clip=float(trainer.gradient_clip_val or 0.0),
         clip_by=str(getattr(algorithm, "value", algorithm) or "norm"),

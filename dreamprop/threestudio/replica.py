@@ -21,12 +21,12 @@ from dreamprop.rng import seeded
 from dreamprop.state import Drift, State, check_names
 from dreamprop.threestudio.empty_renders import count_empty_renders
 from dreamprop.threestudio.errors import NotAChain
-from dreamprop.threestudio.extra_state import Carried
+from dreamprop.threestudio.extra_state import ExtraState
 from dreamprop.threestudio.hooks import call, owner, takes_index
-from dreamprop.threestudio.precision import SCALE, Terms
-from dreamprop.threestudio.replicate import copied
-from dreamprop.threestudio.step_data import Batches
-from dreamprop.threestudio.trainer_proxy import View
+from dreamprop.threestudio.precision import SCALE, StepSettings
+from dreamprop.threestudio.replicate import replicate
+from dreamprop.threestudio.step_data import StepData
+from dreamprop.threestudio.trainer_proxy import TrainerProxy
 
 OVERFLOW = "overflow"
 """In aux: whether a gradient of a scaled loss was not finite; such a step is not taken."""
@@ -50,9 +50,9 @@ class Replica:
         system: built, in training mode, after ``on_fit_start``.
         loader: of the training data.
         names: of the parameters that are trained.
-        terms: how a step is taken.
+        settings: how a step is taken.
         seed: of the draws.
-        view: what the system is to see as its trainer.
+        proxy: what the system is to see as its trainer.
         first: the replica that this one is a copy of.
     """
 
@@ -61,23 +61,23 @@ class Replica:
         system: Any,
         loader: Any,
         names: list[str],
-        terms: Terms,
+        settings: StepSettings,
         seed: int,
-        view: View,
+        proxy: TrainerProxy,
         first: Replica | None = None,
     ) -> None:
-        self.system, self.loader, self.view = system, loader, view
-        self._names, self._terms, self._seed = names, terms, seed
-        self._batches: Batches = first._batches if first else Batches(loader, terms.accumulate)
+        self.system, self.loader, self.proxy = system, loader, proxy
+        self._names, self._settings, self._seed = names, settings, seed
+        self._step_data: StepData = first._step_data if first else StepData(loader, settings.accumulate)
         self._empty = count_empty_renders()
-        self._carried = Carried(system, [loader.dataset], first.carried if first else None)
+        self._extra_state = ExtraState(system, [loader.dataset], first.carried if first else None)
         parameters = dict(system.named_parameters())
         self._held: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
         self.untrained = {name: p for name, p in parameters.items() if name not in self._held}
         """Parameters that no optimiser holds."""
         self.form: tuple[Any, ...] = ()
         """Shapes of the last batch."""
-        view.bind(system, self._held)
+        proxy.bind(system, self._held)
         self._indexed = takes_index(system.training_step)
         ending = owner(system, "on_train_batch_end")
         self._ends = ending is not None and ending.__module__ != "threestudio.systems.base"
@@ -91,10 +91,10 @@ class Replica:
         before = getattr(system, "_trainer", None)
         system.trainer = None
         try:
-            twin = copied(system, networks, [self.loader.dataset])
+            twin = replicate(system, networks, [self.loader.dataset])
         finally:
             system.trainer = before
-        return Replica(twin, self.loader, self._names, self._terms, self._seed, self.view.copy(), self)
+        return Replica(twin, self.loader, self._names, self._settings, self._seed, self.proxy.copy(), self)
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -104,7 +104,7 @@ class Replica:
     @property
     def carried(self) -> set[str]:
         """Paths of the plain attributes that travel in the state."""
-        return self._carried.names
+        return self._extra_state.names
 
     @property
     def saved(self) -> set[str]:
@@ -117,7 +117,7 @@ class Replica:
 
     def _read_buffers(self) -> dict[str, Tensor]:
         now = dict(self.system.named_buffers())  # some are assigned anew, never the same object
-        return {name: now[name].detach().clone() for name in self._buffers} | self._carried.read()
+        return {name: now[name].detach().clone() for name in self._buffers} | self._extra_state.read()
 
     def write(self, state: State) -> None:
         """Put the system into a state."""
@@ -128,8 +128,8 @@ class Replica:
                 parameter.copy_(state.params[name])
             for name in self._buffers:
                 now[name].copy_(state.buffers[name])
-        self._carried.write(state.buffers)
-        self.view.show(state.step)
+        self._extra_state.write(state.buffers)
+        self.proxy.show(state.step)
 
     def evaluate(self, state: State, arrived: Mapping[str, Tensor] | None = None) -> Drift:
         """Gradients at a state; in aux each buffer before, ``old/<name>``, and after, ``new/<name>``; of what is
@@ -149,32 +149,32 @@ class Replica:
             raise NotAChain(f"step {state.step}: {error}") from error
 
     def _evaluate(self, state: State, arrived: Mapping[str, Tensor] | None) -> Drift:
-        system, terms = self.system, self._terms
+        system, settings = self.system, self._settings
         self.write(state)
         self._clear()
         stamps = self._stamps()
         logged: dict[str, Tensor] = {}
         grads: dict[str, Tensor] = {}
         aux: dict[str, Tensor] = {}
-        first, end = state.step * terms.accumulate, (state.step + 1) * terms.accumulate
+        first, end = state.step * settings.accumulate, (state.step + 1) * settings.accumulate
         seen: dict[str, Tensor] = {}
         blank = self._empty.count
         with self._attached(logged):
             for index in range(first, end):
                 with seeded(self._seed, index, self.device, "batch"):
-                    batch = self._moved(self._batches.at(index))
+                    batch = self._moved(self._step_data.at(index))
                 self.form = tuple(
                     leaf.shape for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)
                 )
-                self.view.show(state.step)
+                self.proxy.show(state.step)
                 with seeded(self._seed, index, self.device, "step"):
                     if call(system, "on_train_batch_start", batch, index) == -1:
                         raise NotAChain(
                             "on_train_batch_start must let the epoch go on, got -1, which ends it; "
                             "run it in threestudio"
                         )
-                    seen = seen or self._carried.read()
-                    with terms.context():
+                    seen = seen or self._extra_state.read()
+                    with settings.context():
                         output = system.training_step(*((batch, index) if self._indexed else (batch,)))
                     output = self._backward(output, state)
                     if index + 1 == end:
@@ -183,7 +183,7 @@ class Replica:
                         if arrived is not None:
                             self._arrive(arrived)
                             stamps = self._stamps()
-                    self.view.show((index + 1) // terms.accumulate)
+                    self.proxy.show((index + 1) // settings.accumulate)
                     call(system, "on_train_batch_end", output, batch, index)
         self._check(stamps)
         self._clear()
@@ -201,10 +201,10 @@ class Replica:
             return {}
         if not isinstance(loss, Tensor):
             raise NotAChain(f"training_step must return a loss, got {type(loss).__name__}; it cannot be run")
-        loss = loss / self._terms.accumulate
+        loss = loss / self._settings.accumulate
         more = {k: v for k, v in output.items() if k != "loss"} if isinstance(output, Mapping) else {}
         known = {"loss": loss.detach().clone(), **more}
-        if self._terms.scaling is not None:
+        if self._settings.scaling is not None:
             loss = loss * state.buffers[SCALE]  # a number on the CPU: no device waits for it
         call(self.system, "on_before_backward", loss)
         self.system.backward(loss) if hasattr(self.system, "backward") else loss.backward()
@@ -214,13 +214,13 @@ class Replica:
     def _gradients(self, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The gradients as the optimiser is to have them, and what its step must know of them."""
         aux: dict[str, Tensor] = {}
-        if self._terms.scaling is not None:
+        if self._settings.scaling is not None:
             aux[OVERFLOW] = self._unscale(state.buffers[SCALE])
-        call(self.system, "on_before_optimizer_step", self.view.optimizers[0])
+        call(self.system, "on_before_optimizer_step", self.proxy.optimizers[0])
         grads = {name: p.grad for name, p in self._held.items() if p.grad is not None}
         if OVERFLOW in aux:
             grads = {name: grad.masked_fill(aux[OVERFLOW].bool(), 0.0) for name, grad in grads.items()}
-        if self._terms.by_norm:
+        if self._settings.by_norm:
             aux[NORM] = norm_of(grads)
         if self._ends:  # it may do with them as it likes
             grads = {name: grad.clone() for name, grad in grads.items()}
@@ -257,13 +257,13 @@ class Replica:
 
     def _moved(self, batch: Any) -> Any:
         """A batch on the system's device."""
-        batch = self._terms.convert(batch)
+        batch = self._settings.convert(batch)
         for hook, more in (
             ("on_before_batch_transfer", (0,)),
             ("transfer_batch_to_device", (self.device, 0)),
             ("on_after_batch_transfer", (0,)),
         ):
-            data = self.view.datamodule
+            data = self.proxy.datamodule
             brings = self.system if data is None or owner(data, hook) is None else data
             if hasattr(brings, hook):
                 batch = getattr(brings, hook)(batch, *more)
@@ -285,7 +285,7 @@ class Replica:
 
         system = self.system
         before = getattr(system, "_trainer", None)
-        system.trainer, system.log = self.view, log
+        system.trainer, system.log = self.proxy, log
         try:
             yield
         finally:

@@ -48,7 +48,7 @@ def _networks(value: Any, depth: int = 3) -> Iterator[nn.Module]:
             yield from _networks(inner, 0)
 
 
-def copied(system: Any, networks: Iterable[nn.Module], share: Iterable[Any]) -> Any:
+def replicate(system: Any, networks: Iterable[nn.Module], share: Iterable[Any]) -> Any:
     """A copy of a system with its own trained parameters, buffers and attributes.
 
     Args:

@@ -20,7 +20,7 @@ LAG = 2
 """Batches between the update of a data set and the first batch that shows it."""
 
 
-class Batches:
+class StepData:
     """Batches by index; nothing is iterated, the data set is put into the state that the index asks for.
 
     Args:

@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop.adapters.torch_optimizer import Stepper
+from dreamprop.adapters.torch_optimizer import FunctionalOptimizer
 from dreamprop.process import Group
 from dreamprop.solver.buffers import distance
 from dreamprop.state import Drift, State
 from dreamprop.threestudio import hooks
-from dreamprop.threestudio.call_batcher import Meeting
+from dreamprop.threestudio.call_batcher import CallBatcher
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.extra_state import NUMBERS, after, numbers_distance
-from dreamprop.threestudio.precision import SCALE, Terms, rescale, scaler_state
+from dreamprop.threestudio.precision import SCALE, StepSettings, rescale, scaler_state
 from dreamprop.threestudio.replica import LOG, NORM, OVERFLOW, Replica
 from dreamprop.threestudio.replicate import frozen_networks
-from dreamprop.threestudio.trainer_proxy import View
+from dreamprop.threestudio.trainer_proxy import TrainerProxy
 
 AVERAGES = 0.2
 """Weight of nerfacc's running averages (`occs`) beside what they say is occupied (`binaries`)."""
@@ -40,7 +40,7 @@ class Threestudio:
         system: built as threestudio's launch builds it, in training mode, after ``on_fit_start``.
         loader: the training data loader.
         seed: of the draws; not of the weights, which the system has.
-        terms: what the trainer's settings ask of a step.
+        settings: what the trainer's settings ask of a step.
         made: the optimiser and its scheduler, made before ``on_fit_start`` as Lightning does; made now by default.
         datamodule: where the loader comes from.
         trainer: the real one, for what a system may ask of it.
@@ -57,23 +57,23 @@ class Threestudio:
         loader: Any,
         *,
         seed: int = 0,
-        terms: Terms | None = None,
+        settings: StepSettings | None = None,
         made: tuple[torch.optim.Optimizer, Any] | None = None,
         datamodule: Any = None,
         trainer: Any = None,
     ) -> None:
         hooks.check(system)
-        self.terms, self.seed, self.system = terms or Terms(), seed, system
+        self.settings, self.seed, self.system = settings or StepSettings(), seed, system
         optimizer, scheduler = made or optimizers(system)
         names, labels = groups_of(system, optimizer)
-        self.stepper = Stepper(optimizer, scheduler, names, labels)
-        view = View(loader, datamodule, trainer, self.stepper)
+        self.stepper = FunctionalOptimizer(optimizer, scheduler, names, labels)
+        proxy = TrainerProxy(loader, datamodule, trainer, self.stepper)
         self.names = [name for group in names for name in group]
         """The parameters that are trained."""
-        self.replica = Replica(system, loader, self.names, self.terms, seed, view)
-        self.alone = ""
+        self.replica = Replica(system, loader, self.names, self.settings, seed, proxy)
+        self.unbatched_reason = ""
         """Why states are evaluated one by one, once that is known."""
-        self._meeting: Meeting | None = None
+        self._batcher: CallBatcher | None = None
         self._frozen: list[torch.nn.Module] = []
         self._replicas = [self.replica]
         self.logged: dict[int, dict[str, Tensor]] = {}
@@ -82,7 +82,7 @@ class Threestudio:
     def init(self) -> State:
         """The system as it is now, entering step 0."""
         params, buffers = self.replica.read()
-        return State(params, self.stepper.init(), buffers | scaler_state(self.terms.scaling), 0)
+        return State(params, self.stepper.init(), buffers | scaler_state(self.settings.scaling), 0)
 
     def drift(self, state: State) -> Drift:
         """Gradients at a state, and the buffers after it."""
@@ -93,21 +93,21 @@ class Threestudio:
 
         A system whose steps never meet there is evaluated one by one, and says so once.
         """
-        if self._meeting is None and not self.alone:
-            self.alone = self._meet()
-        if self._meeting is None:
+        if self._batcher is None and not self.unbatched_reason:
+            self.unbatched_reason = self._enable_batching()
+        if self._batcher is None:
             return self._told([self.replica.evaluate(state) for state in states])
         while len(self._replicas) < len(states):
             self._replicas.append(self.replica.copy(self._frozen))
         tasks = [partial(one.evaluate, state) for one, state in zip(self._replicas, states, strict=False)]
-        calls = self._meeting.calls
+        calls = self._batcher.calls
         try:
-            drifts = self._meeting.run(tasks)
+            drifts = self._batcher.run(tasks)
         except torch.OutOfMemoryError:  # the copies make room for a smaller window
             del self._replicas[1:]
             raise
-        if self._meeting.calls == calls:
-            self._stay_alone("no step called a frozen network without gradients")
+        if self._batcher.calls == calls:
+            self._disable_batching("no step called a frozen network without gradients")
         return self._told(drifts)
 
     def _told(self, drifts: list[Drift]) -> list[Drift]:
@@ -118,20 +118,20 @@ class Threestudio:
         read = torch.stack(flags).cpu()
         return [replace(d, aux={**d.aux, OVERFLOW: flag}) for d, flag in zip(drifts, read, strict=True)]
 
-    def _meet(self) -> str:
+    def _enable_batching(self) -> str:
         """Prepare for windows; why that cannot be, if it cannot."""
         self._frozen = frozen_networks(self.system, self.replica.trained)
         if not self._frozen:
-            return self._stay_alone("it holds no frozen network")
+            return self._disable_batching("it holds no frozen network")
         try:
             self._replicas = [self.replica, self.replica.copy(self._frozen)]
         except Exception as error:
-            return self._stay_alone(f"it cannot be copied ({type(error).__name__}: {error})")
-        self._meeting = Meeting(self._frozen, self.replica.device)
+            return self._disable_batching(f"it cannot be copied ({type(error).__name__}: {error})")
+        self._batcher = CallBatcher(self._frozen, self.replica.device)
         return ""
 
-    def _stay_alone(self, reason: str) -> str:
-        self.alone, self._meeting, self._replicas = reason, None, [self.replica]
+    def _disable_batching(self, reason: str) -> str:
+        self.unbatched_reason, self._batcher, self._replicas = reason, None, [self.replica]
         print(f"states of this system are evaluated one by one: {' '.join(reason.split())}", file=sys.stderr)
         return reason
 
@@ -143,14 +143,14 @@ class Threestudio:
             params, moments = state.params, state.moments
         else:
             params, moments = self.stepper.update(
-                state.params, state.moments, drift.grads, state.step, self.terms.clipper(aux.get(NORM))
+                state.params, state.moments, drift.grads, state.step, self.settings.clipper(aux.get(NORM))
             )
         buffers = dict(state.buffers)
         for name, value in state.buffers.items():
             if f"new/{name}" in aux:
                 seen = aux.get(f"seen/{name}")
                 buffers[name] = after(name, value, aux[f"old/{name}"], seen, aux[f"new/{name}"])
-        buffers |= rescale(buffers, self.terms.scaling, overflow)
+        buffers |= rescale(buffers, self.settings.scaling, overflow)
         self.logged[state.step] = {k[len(LOG) :]: v for k, v in aux.items() if k.startswith(LOG)}
         return State(params, moments, buffers, state.step + 1)
 
@@ -170,7 +170,7 @@ class Threestudio:
         """A copy of the system as it is now, for comparison; ``None`` where it cannot be copied."""
         try:
             return self.replica.copy(frozen_networks(self.system, self.replica.trained))
-        except Exception:  # whatever its parts raise: `_meet` tells
+        except Exception:  # whatever its parts raise: `_enable_batching` tells
             return None
 
     def predict(self, state: State) -> State:
@@ -178,7 +178,7 @@ class Threestudio:
         params, moments = self.stepper.predict(state.params, state.moments, state.step)
         buffers = state.buffers
         if SCALE in buffers:
-            buffers = buffers | rescale(buffers, self.terms.scaling, False)
+            buffers = buffers | rescale(buffers, self.settings.scaling, False)
         return State(params, moments, buffers, state.step + 1)
 
     def groups(self, step: int) -> Mapping[str, Group]:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 
 from dreamprop.adapters.lr_schedule import copied
-from dreamprop.adapters.torch_optimizer import Stepper
+from dreamprop.adapters.torch_optimizer import FunctionalOptimizer
 from dreamprop.threestudio.errors import NotAChain
 
 UNKNOWN = (
@@ -25,7 +25,7 @@ UNKNOWN = (
 """What a trainer cannot tell or do in the middle of a window."""
 
 
-class View:
+class TrainerProxy:
     """A trainer at a step; whatever does not move with the steps it asks the real one.
 
     Args:
@@ -46,16 +46,20 @@ class View:
     """threestudio's data never ends, so neither does its first epoch."""
 
     def __init__(
-        self, loader: Any, datamodule: Any = None, trainer: Any = None, stepper: Stepper | None = None
+        self,
+        loader: Any,
+        datamodule: Any = None,
+        trainer: Any = None,
+        stepper: FunctionalOptimizer | None = None,
     ) -> None:
         vars(self).update(
             train_dataloader=loader, datamodule=datamodule, global_step=0, lightning_module=None
         )
         vars(self).update(_trainer=trainer, _stepper=stepper, _held={})
 
-    def copy(self) -> View:
+    def copy(self) -> TrainerProxy:
         """Another view of the same trainer."""
-        return View(self.train_dataloader, self.datamodule, self._trainer, self._stepper)
+        return TrainerProxy(self.train_dataloader, self.datamodule, self._trainer, self._stepper)
 
     def bind(self, system: Any, held: Mapping[str, torch.nn.Parameter]) -> None:
         """Say whose trainer this is, and its trained parameters by name."""
@@ -73,7 +77,7 @@ class View:
     @property
     def optimizers(self) -> list[StepOptimizer]:
         """The optimiser at this step."""
-        stepper: Stepper | None = self._stepper
+        stepper: FunctionalOptimizer | None = self._stepper
         if stepper is None:
             raise AttributeError("trainer has no 'optimizers' before the optimiser is known")
         options = stepper.options(self.global_step)
@@ -85,7 +89,7 @@ class View:
     @property
     def lr_scheduler_configs(self) -> list[Any]:
         """The schedulers at this step; copies."""
-        stepper: Stepper | None = self._stepper
+        stepper: FunctionalOptimizer | None = self._stepper
         now = None if stepper is None else stepper.scheduler(self.global_step)
         if self._trainer is None:
             known = [] if now is None else [SimpleNamespace(scheduler=now, interval="step", frequency=1)]
@@ -123,7 +127,7 @@ class View:
 class Strategy:
     """The strategy of a trainer at a step."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: TrainerProxy) -> None:
         self._view = view
 
     @property

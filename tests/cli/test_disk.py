@@ -232,7 +232,9 @@ def test_a_checkpoint_behind_a_boundary_has_the_shapes_from_there_on() -> None:
             params, moments = optimizer.predict(state.params, state.moments, state.step)
             if state.step + 1 == 5:
                 params, moments = field.grow(params, moments, 12)
-            buffers = field.refresh(params, state.buffers, state.step + 1, generator(0, 0, "occupancy"))
+            buffers = field.update_occupancy(
+                params, state.buffers, state.step + 1, generator(0, 0, "occupancy")
+            )
             return State(params, moments, buffers, state.step + 1)
 
     process = Growing()

@@ -18,7 +18,7 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dreamprop as dp
-from dreamprop.distributed.rendezvous import join
+from dreamprop.distributed.rendezvous import init_process_group
 from dreamprop.evaluate.distributed import _digest
 from dreamprop.utils import foreach
 from tests.distributed.cases import CASES, WAYS
@@ -39,7 +39,7 @@ def told(solution: dp.Solution) -> list[str]:
 
 def work(folder: Path, made: dict[str, dp.Process]) -> None:
     """What one rank does."""
-    join(torch.device("cpu"), timeout=60)
+    init_process_group(torch.device("cpu"), timeout=60)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     results = {}
     for name, (make, steps, arguments, sub_batch) in CASES.items():

@@ -33,10 +33,10 @@ def renders(count: int) -> torch.Tensor:
 
 
 def test_sizes_are_those_of_the_autoencoder(model: Model) -> None:
-    assert (model.channels, model.shrink, model.resolution) == (4, 4, 64)
+    assert (model.channels, model.vae_scale_factor, model.resolution) == (4, 4, 64)
     assert model.prediction == "epsilon"
     # Stable Diffusion's last cumulative alpha
-    assert model.alphas[-1].item() == pytest.approx(0.00466, rel=1e-3)
+    assert model.alphas_cumprod[-1].item() == pytest.approx(0.00466, rel=1e-3)
     z = model.encode(renders(4), None)
     assert z.shape == (12, 4, 16, 16) and 0.5 < z.std() < 2
 
@@ -58,7 +58,7 @@ def test_the_prompt_that_fits_predicts_the_noise_best(model: Model) -> None:
     g = generator(78, 0)
     timesteps = torch.randint(300, 800, (len(z),), generator=g)
     noise = torch.randn(z.shape, generator=g)
-    alphas = model.alphas[timesteps].view(-1, 1, 1, 1)
+    alphas = model.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     noisy = alphas.sqrt() * z + (1 - alphas).sqrt() * noise
     errors = torch.stack(
         [

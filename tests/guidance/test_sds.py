@@ -44,7 +44,7 @@ def drawn(sds: SDS, count: int = 3) -> Draw:
 def written_out(model: Model, z: torch.Tensor, draw: Draw, scale: float, weighting: str) -> torch.Tensor:
     """The gradient in float64; the U-Net alone is asked in float64 too."""
     z, noise = z.double(), draw.noise.double()
-    a = model.alphas.double()[draw.timesteps].view(-1, 1, 1, 1)
+    a = model.alphas_cumprod.double()[draw.timesteps].view(-1, 1, 1, 1)
     noisy = a.sqrt() * z + (1 - a).sqrt() * noise
     prompts = ["a red torus, front view", "a red torus, overhead view", "a red torus, back view"]
     unet = type(model.unet).from_config(model.unet.config).double().eval()

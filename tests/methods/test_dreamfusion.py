@@ -14,7 +14,7 @@ import dreamprop as dp
 from dreamprop.guidance.config import GuidanceConfig, PromptConfig
 from dreamprop.methods.config import DataConfig, LossConfig, OptimizerConfig, SystemConfig
 from dreamprop.methods.dreamfusion import DreamFusion
-from dreamprop.methods.step_sample import draw
+from dreamprop.methods.step_sample import draw_step
 from dreamprop.process import Process
 from dreamprop.scenes.config import EncodingConfig, GeometryConfig, MaterialConfig, RendererConfig
 from dreamprop.state import State, equal
@@ -135,7 +135,7 @@ def test_draws_depend_on_seed_and_step_alone(folder: Path) -> None:
     moved = State({n: p + 1 for n, p in state.params.items()}, state.moments, state.buffers, state.step)
 
     def drawn(process: DreamFusion, state: State) -> list[torch.Tensor]:
-        d = draw(process.data, process.system.material, process.guidance, process.seed, state.step)
+        d = draw_step(process.data, process.system.material, process.guidance, process.seed, state.step)
         return [d.uniform, d.normal, d.shift, d.background, d.guidance.timesteps, d.guidance.noise]
 
     same = zip(drawn(process, state), drawn(process, moved), strict=True)

@@ -63,14 +63,14 @@ def test_voxel_normals_of_a_plane_and_of_a_blob() -> None:
         DENSITY: (plain.vertices(12, torch.device("cpu")) @ -down)[None],
         COLOR: torch.zeros(1, 12, 12, 12, 3),
     }
-    normal = plain.sample(params, ball(50), normals=True).normal
+    normal = plain.query(params, ball(50), normals=True).normal
     assert normal is not None and torch.allclose(normal, down.expand_as(normal), atol=1e-5)
     # a Gaussian blob falls off along the radius; 32 vertices bend it by less than a tenth
     blob = VoxelGrid(32, density=Density(bias="blob_dreamfusion", blob_std=0.7))
     params = stack([blob.init(gen())[0]])
     points = ball(200)
     points = points[:, points[0].norm(dim=-1) > 0.2]
-    normal = blob.sample(params, points, normals=True).normal
+    normal = blob.query(params, points, normals=True).normal
     assert normal is not None and ((normal * F.normalize(points, dim=-1)).sum(-1) > 0.99).all()
 
 
@@ -79,7 +79,7 @@ def test_hash_normals_are_unit_and_point_down_the_density() -> None:
     params = stack([field.init(gen())[0]])
     points = ball(200)
     points = points[:, points[0].norm(dim=-1) > 0.2]
-    normal = field.sample(params, points, normals=True).normal
+    normal = field.query(params, points, normals=True).normal
     assert normal is not None and torch.allclose(normal.norm(dim=-1), torch.ones(1), atol=1e-5)
     assert ((normal * F.normalize(points, dim=-1)).sum(-1) > 0.98).all()
 
@@ -120,9 +120,9 @@ def test_states_do_not_mix(field: VoxelGrid | HashGrid) -> None:
             s[name] += torch.randn(s[name].shape, generator=gen(5)) * 0.1
     params = {n: p.requires_grad_() for n, p in stack(states).items()}
     points = ball(300, states=3)
-    together = field.sample(params, points)
+    together = field.query(params, points)
     for i, s in enumerate(states):
-        alone = field.sample(stack([s]), points[i : i + 1])
+        alone = field.query(stack([s]), points[i : i + 1])
         assert torch.allclose(alone.density[0], together.density[i], rtol=1e-5, atol=1e-6)
         assert torch.allclose(alone.color[0], together.color[i], atol=1e-6)
     for p in torch.autograd.grad(together.density[1].sum() + together.color[1].sum(), list(params.values())):
@@ -133,11 +133,11 @@ def test_empty_cells_of_a_voxel_grid_are_empty() -> None:
     field = VoxelGrid(16, density=Density(blob_scale=10.0))
     params = stack([field.init(gen())[0]])
     params[DENSITY] += torch.randn(params[DENSITY].shape, generator=gen(1)) * 3
-    occupied = field.occupied(params, {}, 0.5)
+    occupied = field.occupancy_mask(params, {}, 0.5)
     assert occupied is not None and occupied.shape == (1, 15, 15, 15)
     points = torch.rand(1, 4000, 3, generator=gen(2)) * 2 - 1
     x, y, z = ((points[0] + 1) / 2 * 15).long().t()
-    found = field.sample(params, points).density[0]
+    found = field.query(params, points).density[0]
     assert (found[~occupied[0, x, y, z]] <= 0.5).all() and (found > 0.5).any()
     assert 0.02 < (~occupied).float().mean() < 0.98
 
@@ -145,17 +145,17 @@ def test_empty_cells_of_a_voxel_grid_are_empty() -> None:
 def test_occupancy_of_a_hash_grid_is_refreshed_at_its_steps() -> None:
     field = HashGrid(levels=2, cells=8, density=Density(blob_scale=10.0))
     params, buffers = field.init(gen())
-    full = field.occupied(stack([params]), stack([buffers]), 1.0)
+    full = field.occupancy_mask(stack([params]), stack([buffers]), 1.0)
     assert full is not None and full[0, 4, 4, 4] and not full[0, 0, 0, 0]
-    assert field.refresh(params, buffers, 15, gen()) is buffers
+    assert field.update_occupancy(params, buffers, 15, gen()) is buffers
     old = buffers[OCCUPANCY].clone()
     emptied = {n: p.clone() for n, p in params.items()}
     emptied["geometry.network.1"][:, 0] = 0
     emptied[TABLE] += 1
-    fresh = field.refresh(emptied, buffers, 16, gen(3))[OCCUPANCY]
+    fresh = field.update_occupancy(emptied, buffers, 16, gen(3))[OCCUPANCY]
     assert torch.equal(buffers[OCCUPANCY], old)  # nothing in place
     assert (fresh >= old * field.fade).all()
-    assert torch.equal(fresh, field.refresh(emptied, buffers, 16, gen(3))[OCCUPANCY])
+    assert torch.equal(fresh, field.update_occupancy(emptied, buffers, 16, gen(3))[OCCUPANCY])
 
 
 def test_growth_keeps_what_is_trilinear() -> None:
@@ -182,6 +182,6 @@ def test_growth_keeps_what_is_trilinear() -> None:
 def test_roughness_is_zero_for_a_constant_and_known_for_a_ramp() -> None:
     field = VoxelGrid(4)
     params = {DENSITY: torch.ones(1, 4, 4, 4), COLOR: torch.ones(1, 4, 4, 4, 3)}
-    assert field.roughness(params) == 0
+    assert field.total_variation(params) == 0
     params[DENSITY] = torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 4, 4) * 0.5
-    assert field.roughness(params).item() == pytest.approx(0.25)
+    assert field.total_variation(params).item() == pytest.approx(0.25)

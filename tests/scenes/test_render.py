@@ -26,7 +26,7 @@ class Fog(VoxelGrid):
     sigma: float = 1.0
     half: float = 10.0
 
-    def sample(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
+    def query(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
         inside = (points.abs() <= self.half).all(-1)
         color = torch.tensor([0.2, 0.5, 0.9]).expand_as(points)
         return Sampled(inside * self.sigma, color, F.normalize(points, dim=-1) if normals else None)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dreamprop as dp
-from dreamprop.distributed.layout import WHOLE
+from dreamprop.distributed.layout import REPLICATED
 from dreamprop.solver import audit
 from dreamprop.solver.rollout import rollout
 from dreamprop.state import equal
@@ -37,7 +37,7 @@ def test_it_finds_what_the_tolerance_gave_up() -> None:
             accepted = rolled[slot - 1]
             assert equal(audited, replace(accepted, moments={}))
             now = process.drift(accepted)
-            expected.append(audit.relative_difference(accepted, now, used[slot], WHOLE))
+            expected.append(audit.relative_difference(accepted, now, used[slot], REPLICATED))
         base = rolled[stride - 1]
     assert found.stats.audits == expected and len(expected) > 20 and 0 < max(expected) < 2
 
@@ -76,13 +76,13 @@ def test_the_difference_is_that_of_the_formula() -> None:
     one, other = (torch.cat([t.double().flatten() for t in part.values()]) for part in (a, b))
     expected = float((one - other).norm() / max(one.norm(), other.norm()))
     state = dp.State(a, {}, {}, 0)
-    got = audit.relative_difference(state, dp.Drift(a), dp.Drift(b), WHOLE)
+    got = audit.relative_difference(state, dp.Drift(a), dp.Drift(b), REPLICATED)
     assert math.isclose(got, expected, rel_tol=1e-6)
-    missing = audit.relative_difference(state, dp.Drift(a), dp.Drift({"x": a["x"]}), WHOLE)
+    missing = audit.relative_difference(state, dp.Drift(a), dp.Drift({"x": a["x"]}), REPLICATED)
     assert math.isclose(missing, float(a["y"].norm() / one.norm()), rel_tol=1e-6)
-    assert audit.relative_difference(state, dp.Drift(a), dp.Drift(a), WHOLE) == 0
+    assert audit.relative_difference(state, dp.Drift(a), dp.Drift(a), REPLICATED) == 0
     spoilt = dp.Drift({**a, "y": torch.full((5,), math.nan)})
-    assert audit.relative_difference(state, dp.Drift(a), spoilt, WHOLE) == math.inf
+    assert audit.relative_difference(state, dp.Drift(a), spoilt, REPLICATED) == math.inf
 
 
 def test_what_it_reports() -> None:

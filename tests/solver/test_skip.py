@@ -20,8 +20,8 @@ def spoil(step: int, grad: torch.Tensor) -> torch.Tensor:
 class Skipping(Toy):
     """A chain that says how its pure optimiser leaves an update out."""
 
-    def skip(self, state: dp.State) -> dp.State:
-        moments = self.optimizer.skip(state.moments)
+    def skip_update(self, state: dp.State) -> dp.State:
+        moments = self.optimizer.skip_update(state.moments)
         return dp.State(state.params, moments, state.buffers, state.step + 1)
 
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dreamprop.evaluate.sub_batch import attempt
 from dreamprop.state import State
-from dreamprop.threestudio.call_batcher import Meeting
+from dreamprop.threestudio.call_batcher import CallBatcher
 from dreamprop.threestudio.system import Threestudio
 
 from . import double
@@ -57,8 +57,8 @@ def test_same_gradients_and_eight_times_fewer_runs() -> None:
     assert counts(process) == {"unet": 3, "encoder": 8, "decoder": 3}
     together = process.drift_window(asked)
     assert counts(process) == {"unet": 2, "encoder": 8, "decoder": 2}
-    assert process._meeting is not None
-    assert (process._meeting.calls, process._meeting.runs) == (32, 10)
+    assert process._batcher is not None
+    assert (process._batcher.calls, process._batcher.runs) == (32, 10)
     for one, other in zip(alone, together, strict=True):
         assert one.grads.keys() == other.grads.keys()
         for name, grad in one.grads.items():
@@ -181,7 +181,7 @@ def calling(call: Callable[[], Tensor], seed: int = 0) -> Callable[[], tuple[Ten
 
 def test_calls_that_are_not_alike_are_answered_apart() -> None:
     network = UNet()
-    meeting = Meeting([network])
+    meeting = CallBatcher([network])
 
     def task(width: int, scale: float) -> Any:
         return calling(lambda: network(torch.ones(width, 4), torch.zeros(width), scale=scale))
@@ -206,7 +206,7 @@ class Nested(nn.Module):
 
 def test_a_network_may_be_entered_anywhere() -> None:
     network = Nested()
-    meeting = Meeting([network])
+    meeting = CallBatcher([network])
     steps = [calling(lambda i=i: network.first_stage(torch.full((1, 4), i))) for i in (1.0, 2.0, 3.0)]  # type: ignore
     for _ in range(2):
         for (one, _), (other, _) in zip(meeting.run(steps), [step() for step in steps], strict=True):
@@ -256,7 +256,7 @@ def test_a_network_that_does_not_answer_row_by_row_is_not_shared(
     network: nn.Module, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each step has its own answer, from its own draws, and the reason is told once."""
-    meeting = Meeting([network])
+    meeting = CallBatcher([network])
 
     def call(seed: int) -> Callable[[], Tensor]:
         x = torch.rand(2, 4, generator=torch.Generator().manual_seed(seed))
@@ -283,7 +283,7 @@ class Turning(nn.Module):
 def test_answers_lie_in_memory_as_alone() -> None:
     """Else what a step draws in the likeness of one would be another draw."""
     network = Turning()
-    meeting = Meeting([network])
+    meeting = CallBatcher([network])
     steps = [calling(lambda i=i: network(torch.full((1, 4, 8, 8), i)), int(i)) for i in (1.0, 2.0, 3.0)]  # type: ignore
     for _ in range(2):
         for one, other in zip(meeting.run(steps), [step() for step in steps], strict=True):
@@ -294,7 +294,7 @@ def test_answers_lie_in_memory_as_alone() -> None:
 
 def test_steps_draw_what_they_draw_alone() -> None:
     network = UNet()
-    meeting = Meeting([network])
+    meeting = CallBatcher([network])
 
     def task(seed: int) -> Any:
         def run() -> float:
@@ -316,7 +316,7 @@ def test_recorded_calls_do_not_wait(kept: bool) -> None:
     if not kept:
         inner = network[0]
         network.forward = lambda x: network[1](checkpoint(inner, x, use_reentrant=True))  # type: ignore
-    meeting = Meeting([network])
+    meeting = CallBatcher([network])
 
     def run() -> float:
         x = torch.ones(1, 4, requires_grad=True)
@@ -335,7 +335,7 @@ def test_every_thread_is_on_the_gpu_of_the_steps(monkeypatch: pytest.MonkeyPatch
         torch.cuda, "set_device", lambda device: chosen.update({threading.current_thread().name: device})
     )
     device = torch.device("cuda", 3)
-    ran = Meeting([UNet()], device).run([lambda: threading.current_thread().name] * 3)
+    ran = CallBatcher([UNet()], device).run([lambda: threading.current_thread().name] * 3)
     assert len(set(ran)) == 3
     assert chosen == dict.fromkeys(ran, device)
     chosen.clear()

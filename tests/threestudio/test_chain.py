@@ -11,7 +11,7 @@ import torch
 import dreamprop as dp
 from dreamprop.rng import seeded
 from dreamprop.state import State, equal
-from dreamprop.threestudio.precision import GROWTH, SCALE, Scaling, Terms
+from dreamprop.threestudio.precision import GROWTH, SCALE, Scaling, StepSettings
 from dreamprop.threestudio.purity import check
 from dreamprop.threestudio.system import Threestudio
 
@@ -21,8 +21,8 @@ from .double import CPU, System
 STEPS = 14
 
 
-def chain(terms: Terms | None = None, system: Any = None, **options: Any) -> Threestudio:
-    return Threestudio(system or System(**options), double.loader(), seed=3, terms=terms)
+def chain(terms: StepSettings | None = None, system: Any = None, **options: Any) -> Threestudio:
+    return Threestudio(system or System(**options), double.loader(), seed=3, settings=terms)
 
 
 def same(state: State, system: System, optimizer: torch.optim.Optimizer) -> None:
@@ -38,15 +38,17 @@ def same(state: State, system: System, optimizer: torch.optim.Optimizer) -> None
 @pytest.mark.parametrize(
     ("terms", "options"),
     [
-        (Terms(), {}),
-        (Terms(accumulate=2), {"accumulate": 2}),
-        (Terms(clip=0.05), {"clip": 0.05}),
-        (Terms(accumulate=3, clip=0.1), {"accumulate": 3, "clip": 0.1}),
+        (StepSettings(), {}),
+        (StepSettings(accumulate=2), {"accumulate": 2}),
+        (StepSettings(clip=0.05), {"clip": 0.05}),
+        (StepSettings(accumulate=3, clip=0.1), {"accumulate": 3, "clip": 0.1}),
     ],
     ids=["plain", "accumulate", "clip", "both"],
 )
 @pytest.mark.parametrize("schedule", [False, True])
-def test_the_chain_is_the_loop_bit_for_bit(terms: Terms, options: dict[str, Any], schedule: bool) -> None:
+def test_the_chain_is_the_loop_bit_for_bit(
+    terms: StepSettings, options: dict[str, Any], schedule: bool
+) -> None:
     system = System(schedule)
     optimizer = double.fit(system, STEPS, seed=3, **options)
     same(dp.solve_sequential(chain(terms, schedule=schedule), STEPS).state, system, optimizer)
@@ -100,7 +102,7 @@ def test_logs_are_those_of_accepted_steps() -> None:
 
 def test_a_scaler_halves_and_doubles_as_torchs_does() -> None:
     numbers = Scaling(init_scale=2.0**127, growth_interval=3)
-    process = chain(Terms(scaling=numbers))
+    process = chain(StepSettings(scaling=numbers))
     state = dp.solve_sequential(process, STEPS).state
     system = System()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=3)
@@ -110,7 +112,7 @@ def test_a_scaler_halves_and_doubles_as_torchs_does() -> None:
     assert int(state.buffers[GROWTH]) == scaler.state_dict()["_growth_tracker"]
     # some steps overflowed, and were not taken
     assert int(state.moments["background.weight/step"]) < STEPS
-    assert equal(dp.solve(chain(Terms(scaling=numbers)), STEPS, window=4, tolerance=0).state, state)
+    assert equal(dp.solve(chain(StepSettings(scaling=numbers)), STEPS, window=4, tolerance=0).state, state)
 
 
 def test_resumed_from_a_state_in_the_middle() -> None:
@@ -227,7 +229,7 @@ def test_what_an_optimiser_remembers_of_a_group() -> None:
 
 def test_a_batch_shows_a_data_set_two_steps_old() -> None:
     process = chain()
-    batches = process.replica._batches
+    batches = process.replica._step_data
     with seeded(0, 0, CPU):
         sizes = [len(batches.at(t)["points"]) for t in (0, 6, 7, 3, 1)]
     assert sizes == [2, 2, 4, 2, 2]

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from dreamprop.config.loader import InputError
-from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.outcome import VIEWS
 from dreamprop.runs.threestudio.compare import compare
 from dreamprop.runs.threestudio.views import FRAMES, WIDTH, read_views
@@ -58,10 +58,10 @@ def test_a_comparison_starts_afresh(tmp_path: Path) -> None:
         raise AssertionError("nothing should be run")
 
     with pytest.raises(InputError, match=r"tag must name a new folder for --compare, got .*; choose"):
-        compare(tmp_path, "a red torus", 0, train, Ranks())
+        compare(tmp_path, "a red torus", 0, train, Communicator())
     studio = SimpleNamespace(resume="last.ckpt")
     with pytest.raises(InputError, match=r"--compare starts afresh, got resume=last.ckpt; drop it"):
-        _compare(tmp_path, studio, ParallelConfig(), torch.device("cpu"), Ranks())
+        _compare(tmp_path, studio, ParallelConfig(), torch.device("cpu"), Communicator())
 
 
 @upstream.needs_checkout

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import dreamprop as dp
 from dreamprop.state import equal
 from dreamprop.threestudio.errors import NotAChain
-from dreamprop.threestudio.precision import Scaling, Terms
+from dreamprop.threestudio.precision import Scaling, StepSettings
 from dreamprop.threestudio.system import Threestudio
 
 from . import double
@@ -25,8 +25,8 @@ STEPS = 14
 SEED = 3
 
 
-def chain(system: Any, terms: Terms | None = None) -> Threestudio:
-    return Threestudio(system, double.loader(), seed=SEED, terms=terms)
+def chain(system: Any, terms: StepSettings | None = None) -> Threestudio:
+    return Threestudio(system, double.loader(), seed=SEED, settings=terms)
 
 
 class Extension(System):
@@ -84,13 +84,13 @@ class Extension(System):
 @pytest.mark.parametrize(
     ("terms", "options"),
     [
-        (Terms(), {}),
-        (Terms(accumulate=2, clip=0.1), {"accumulate": 2, "clip": 0.1}),
-        (Terms(scaling=Scaling(2.0**16, growth_interval=3)), {"scaler": True}),
+        (StepSettings(), {}),
+        (StepSettings(accumulate=2, clip=0.1), {"accumulate": 2, "clip": 0.1}),
+        (StepSettings(scaling=Scaling(2.0**16, growth_interval=3)), {"scaler": True}),
     ],
     ids=["plain", "accumulate and clip", "scaled"],
 )
-def test_an_extension_is_the_loop_bit_for_bit(terms: Terms, options: dict[str, Any]) -> None:
+def test_an_extension_is_the_loop_bit_for_bit(terms: StepSettings, options: dict[str, Any]) -> None:
     system = Extension()
     if "scaler" in options:
         options = {"scaler": torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=3)}

@@ -152,11 +152,11 @@ def test_the_chain_is_the_trainer_bit_for_bit(name: str, folder: Path) -> None:
 )
 def test_what_the_trainer_was_asked_for(options: dict[str, Any], folder: Path) -> None:
     from dreamprop.threestudio import loading
-    from dreamprop.threestudio.precision import terms_of
+    from dreamprop.threestudio.precision import step_settings
 
     studio = upstream.studio("dreamfusion-sd", folder)
     system, trainer = lightning(studio, 6, **options)
-    process = loading.process(studio, terms=terms_of(trainer))
+    process = loading.process(studio, settings=step_settings(trainer))
     same(system, trainer, dp.solve_sequential(process, 6).state)
 
 

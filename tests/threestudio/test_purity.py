@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 import dreamprop as dp
-from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.communicator import Communicator
 from dreamprop.errors import InputError
 from dreamprop.runs.config import ParallelConfig
 from dreamprop.runs.threestudio.run import Run
@@ -253,7 +253,7 @@ def test_a_run_goes_on_and_says_so_where_that_is_asked_for(
     def run(how: str, act: Callable[[Any, Any, int], Any]) -> str:
         studio = OmegaConf.create({"trial_dir": str(tmp_path), "seed": SEED, "trainer": {}})
         block = ParallelConfig(purity=how, window=4)
-        made = Run(Namespace(), studio, block, torch.device("cpu"), Ranks())
+        made = Run(Namespace(), studio, block, torch.device("cpu"), Communicator())
         made._trainer = SimpleNamespace(max_steps=16, loggers=[])
         process, reached = chain(Remembers(act)), []
         with made._open:

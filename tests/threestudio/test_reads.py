@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamprop.state import Drift
-from dreamprop.threestudio.precision import Scaling, Terms
+from dreamprop.threestudio.precision import Scaling, StepSettings
 from dreamprop.threestudio.replica import OVERFLOW, Replica
 from dreamprop.threestudio.system import Threestudio
 
@@ -109,7 +109,7 @@ class Wide(System):
 
 @pytest.mark.parametrize("kind", [System, Wide])
 def test_a_round_reads_once(kind: type[System]) -> None:
-    process = Threestudio(kind(), double.loader(), seed=3, terms=Terms(scaling=Scaling(), clip=1.0))
+    process = Threestudio(kind(), double.loader(), seed=3, settings=StepSettings(scaling=Scaling(), clip=1.0))
     states = [process.init()]
     while len(states) < 4:
         states.append(process.predict(states[-1]))
@@ -130,7 +130,7 @@ class Bursting(System):
 
 
 def test_gradients_that_overflowed_are_zeros_and_are_told_from_others() -> None:
-    scaled = Threestudio(Bursting(), double.loader(), seed=3, terms=Terms(scaling=Scaling(65536.0)))
+    scaled = Threestudio(Bursting(), double.loader(), seed=3, settings=StepSettings(scaling=Scaling(65536.0)))
     plain = Threestudio(System(), double.loader(), seed=3)
     states = [scaled.init()]
     states.append(scaled.predict(states[0]))
@@ -147,6 +147,6 @@ def test_a_step_that_is_skipped_has_not_overflowed() -> None:
         def training_step(self, batch: Any, index: int) -> Any:
             return None
 
-    process = Threestudio(Skipping(), double.loader(), seed=3, terms=Terms(scaling=Scaling()))
+    process = Threestudio(Skipping(), double.loader(), seed=3, settings=StepSettings(scaling=Scaling()))
     drift = process.drift(process.init())
     assert drift.grads == {} and not drift.aux[OVERFLOW]

@@ -63,7 +63,7 @@ def show(process: Threestudio, state: State) -> Shown:
     ball = system.guidance.frozen.unet
     seen, wanted = [], []
     with torch.no_grad():
-        for batch in process.replica.view.datamodule.val_dataloader():
+        for batch in process.replica.proxy.datamodule.val_dataloader():
             seen.append(system(batch)["comp_rgb"])
             wanted.append(ball(batch["rays_o"], batch["rays_d"], seen[-1].shape[-1]))
     system.train()

@@ -102,7 +102,7 @@ def test_a_window_meets_at_frozen_networks(name: str, meets: set[str], folder: P
         states.append(process.update(states[-1], process.drift(states[-1])))
     alone = [process.drift(state) for state in states]
     process.drift_window(states[:2])  # in its first run each network is held against a call alone
-    meeting = process._meeting
+    meeting = process._batcher
     assert meeting is not None
     points = len(meets)
     assert (meeting.calls, meeting.runs) == (2 * points, 2 * points)

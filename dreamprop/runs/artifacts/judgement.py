@@ -9,7 +9,7 @@ from dreamprop.prior.vocabulary import parse
 from dreamprop.runs.experiment import Experiment
 
 
-def verdict(experiment: Experiment, views: Tensor) -> dict[str, Any] | None:
+def judge_views(experiment: Experiment, views: Tensor) -> dict[str, Any] | None:
     """Ask the judge for the shape and the colour of each view.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from dreamprop.runs.artifacts import images
-from dreamprop.runs.artifacts.judgement import verdict
+from dreamprop.runs.artifacts.judgement import judge_views
 from dreamprop.runs.experiment import Experiment
 from dreamprop.state import State
 
@@ -20,7 +20,7 @@ def views_of(process: Any, state: State, experiment: Experiment, count: int | No
     ).cpu()
 
 
-def present(process: Any, state: State, experiment: Experiment, place: Path) -> dict[str, Any] | None:
+def write_pictures(process: Any, state: State, experiment: Experiment, place: Path) -> dict[str, Any] | None:
     """Write the views and the turntable of a state.
 
     Returns:
@@ -34,4 +34,4 @@ def present(process: Any, state: State, experiment: Experiment, place: Path) -> 
         state, num_views=output.turntable_frames, width=size, height=size, elevation=output.elevation
     )
     images.write_turntable(place, frames, output.turntable_fps)
-    return verdict(experiment, views)
+    return judge_views(experiment, views)

@@ -10,7 +10,7 @@ import torch
 
 from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
-from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.communicator import Communicator
 from dreamprop.errors import RankFailed
 from dreamprop.runs.artifacts import report
 from dreamprop.runs.outcome import RUNS, VIEWS, Outcome
@@ -41,7 +41,7 @@ class Train(Protocol):
         """
 
 
-def compare(place: Path, prompt: str, seed: int, train: Train, ranks: Ranks) -> int:
+def compare(place: Path, prompt: str, seed: int, train: Train, communicator: Communicator) -> int:
     """Run a config accelerated, sequentially, and sequentially with other noise from the same start.
 
     The accelerated run, which all processes make, is the first one and lies at the top; the first process makes the
@@ -53,7 +53,7 @@ def compare(place: Path, prompt: str, seed: int, train: Train, ranks: Ranks) -> 
         prompt: what is made.
         seed: of the draws of the steps; the yardstick's is the next one.
         train: makes a run.
-        ranks: the processes of the accelerated run.
+        communicator: the processes of the accelerated run.
 
     Returns:
         The exit status: 0, or 1 when a signal interrupted it or a drift was not finite.
@@ -61,7 +61,7 @@ def compare(place: Path, prompt: str, seed: int, train: Train, ranks: Ranks) -> 
     Raises:
         InputError: what was given is wrong.
     """
-    coordination.first_does(ranks, lambda: _fresh(place))
+    coordination.run_on_main(communicator, lambda: _fresh(place))
     runs = {
         "accelerated": (place, seed, False),
         "baseline": (place / "baseline", seed, True),
@@ -70,7 +70,7 @@ def compare(place: Path, prompt: str, seed: int, train: Train, ranks: Ranks) -> 
     done: dict[str, Outcome] = {}
     try:
         for key, (where, draws, sequential) in runs.items():
-            if ranks.rank == 0:
+            if communicator.rank == 0:
                 print(f"{RUNS[key]}:")
             with coordination.all_threads() if sequential else nullcontext():
                 outcome = train(where, seed=draws, sequential=sequential)
@@ -81,9 +81,9 @@ def compare(place: Path, prompt: str, seed: int, train: Train, ranks: Ranks) -> 
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
     except STOPS as stop:
-        if ranks.rank == 0:
+        if communicator.rank == 0:
             if isinstance(stop, RankFailed):
-                print(stop.told, file=sys.stderr)
+                print(stop.traceback, file=sys.stderr)
             print(report.unfinished(stop, place, done), file=sys.stderr)
         return 1
     report.write(place, done, prompt=prompt, timing=TIMING, shown=SHOWN)

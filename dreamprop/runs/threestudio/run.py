@@ -13,9 +13,9 @@ import torch
 
 import dreamprop as dp
 from dreamprop.config.loader import InputError
-from dreamprop.distributed.communicator import Ranks
-from dreamprop.distributed.layout import WHOLE
-from dreamprop.distributed.process_group import part
+from dreamprop.distributed.communicator import Communicator
+from dreamprop.distributed.layout import REPLICATED
+from dreamprop.distributed.process_group import destroy_process_group
 from dreamprop.errors import RankFailed
 from dreamprop.runs import broadcast, parallel
 from dreamprop.runs.config import ParallelConfig
@@ -55,7 +55,7 @@ class Run:
         studio: threestudio's config.
         block: `parallel` of the config: how the chain is solved.
         device: where.
-        ranks: the processes that share the windows; the first one writes, prints, validates and tests.
+        communicator: the processes that share the windows; the first one writes, prints, validates and tests.
         sequential: step by step.
         seed: of the draws of the steps; the config's by default, whose seed is that of the weights in any case.
         compared: the run is one of a comparison: it takes its way once before its first step, so that what happens
@@ -68,13 +68,13 @@ class Run:
         studio: Any,
         block: ParallelConfig,
         device: torch.device,
-        ranks: Ranks,
+        communicator: Communicator,
         *,
         sequential: bool = False,
         seed: int | None = None,
         compared: bool = False,
     ) -> None:
-        self.ranks, self.lead = ranks, ranks.rank == 0
+        self.communicator, self.lead = communicator, communicator.rank == 0
         self.given, self.studio, self.parallel = given, studio, block
         self.device, self.sequential, self.compared = device, sequential, compared
         self.seed = int(studio.seed) if seed is None else seed
@@ -105,14 +105,14 @@ class Run:
     def _save(self, stop: BaseException) -> None:
         """Keep what was accepted, and say how to go on."""
         if isinstance(stop, RankFailed):
-            print(stop.told, file=sys.stderr)
+            print(stop.traceback, file=sys.stderr)
         kept = (self.place / "ckpts" / f"stopped-step={self._made.trainer.global_step}.ckpt").resolve()
         self._made.trainer.save_checkpoint(kept)
         if isinstance(stop, NotAChain):  # it would stop there again
             print(f"{stop}; saved {kept}", file=sys.stderr)
         else:
             print(
-                f"{stop}\nsaved {kept}; go on with:\n  {command(self.given, self.ranks.size, kept)}",
+                f"{stop}\nsaved {kept}; go on with:\n  {command(self.given, self.communicator.size, kept)}",
                 file=sys.stderr,
             )
 
@@ -143,7 +143,9 @@ class Run:
 
     def _fit(self) -> None:
         """Train to the last step."""
-        made = self._made = Session(self.given.config, self.studio, self.device, self.ranks, training=True)
+        made = self._made = Session(
+            self.given.config, self.studio, self.device, self.communicator, training=True
+        )
         if self.lead:
             self.place.mkdir(parents=True, exist_ok=True)
             (self.place / "cmd.txt").write_text("python " + " ".join(sys.argv) + "\n")
@@ -156,7 +158,7 @@ class Run:
                 self.seed,
                 self._solve,
                 self._ready,
-                agree=lambda step: int(self.ranks.tell(step)[0]),
+                agree=lambda step: int(self.communicator.all_gather_object(step)[0]),
                 share=self._share,
             )
             trainer.fit(system, datamodule=made.data, ckpt_path=self.studio.resume)
@@ -168,7 +170,8 @@ class Run:
 
     def _test(self) -> dict[str, Any] | None:
         """Test what was trained; the summary of the run, on the first process."""
-        part()  # Lightning would wait for the others in everything that the first process now does alone
+        # Lightning would wait for the others in everything that the first process now does alone
+        destroy_process_group()
         if self._log is None:
             return None
         summary = self._summary(self._made.trainer.global_step)
@@ -184,7 +187,7 @@ class Run:
 
     def _ready(self, process: Threestudio, state: State) -> None:
         """Before the first step: whether the system is a chain at all, and can be solved as asked."""
-        parallel.check(process, self.parallel, self.ranks)
+        parallel.check(process, self.parallel, self.communicator)
         monitor = PurityMonitor(process, self.parallel.purity_tolerance)
         found = self._agreed(monitor.begin(state))
         self._heed(found, InputError)
@@ -196,7 +199,9 @@ class Run:
             process.commit(state)
             process.logged.clear()
         self._evaluator = (
-            "serial" if self.sequential else parallel.evaluator_name(process, self.parallel, self.ranks)
+            "serial"
+            if self.sequential
+            else parallel.evaluator_name(process, self.parallel, self.communicator)
         )
         if self.lead:
             if found.pure:
@@ -208,7 +213,7 @@ class Run:
 
     def _agreed(self, found: Purity) -> Purity:
         """What the first process found that found something; all must end together."""
-        told = self.ranks.tell(None if found.pure else asdict(found))
+        told = self.communicator.all_gather_object(None if found.pure else asdict(found))
         return next((Purity(**known) for known in told if known is not None), found)
 
     def _heed(self, found: Purity, error: type[ValueError]) -> None:
@@ -227,7 +232,7 @@ class Run:
         if self.sequential:
             skip = self.parallel.on_nonfinite
             return dp.solve_sequential(process, target, on_nonfinite=skip, state=begin, callback=after).state
-        options = parallel.solve_options(process, self.parallel, self.ranks)
+        options = parallel.solve_options(process, self.parallel, self.communicator)
         last = int(self._made.trainer.max_steps)
         return dp.solve(process, last, state=begin, stop=target, callback=after, **options).state
 
@@ -237,10 +242,10 @@ class Run:
 
         def after(round: Round) -> None:
             with guard.hold():
-                stop, look = self.ranks.any(guard.asked is not None, monitor.due(round.step, last))
-                if stop or look or round.step == target or round.parts is WHOLE:
+                stop, look = self.communicator.any(guard.asked is not None, monitor.due(round.step, last))
+                if stop or look or round.step == target or round.layout is REPLICATED:
                     accept(round.window)
-                self._tell(process, round)
+                self._report(process, round)
                 if self._log is not None and self._bar is not None:
                     self._log.add(round)
                     self._bar.show(round)
@@ -250,22 +255,22 @@ class Run:
                 self._heed(self._agreed(monitor.look(round.state)), NotAChain)
 
         # Lightning takes SIGTERM for itself, and would look at it only when this returns
-        with Guard(together=self.ranks.size > 1) as guard, self._peak:
+        with Guard(together=self.communicator.size > 1) as guard, self._peak:
             begin = Window(reached.states, reached.threshold, reached.trend)
             self._state = self._solution(process, begin, target, after)
 
     def _share(self, state: State) -> State:
         """What the first process's validation has left, on all of them."""
-        if self.ranks.size == 1:
+        if self.communicator.size == 1:
             return state
-        shared = broadcast.share(self.ranks, Window((state,)))
+        shared = broadcast.broadcast_window(self.communicator, Window((state,)))
         assert shared is not None
         return placed(shared.states[0], state)
 
-    def _tell(self, process: Threestudio, round: Round) -> None:
+    def _report(self, process: Threestudio, round: Round) -> None:
         """What the accepted steps logged, to the trainer's loggers; and whether anything is left to see."""
         every = int(self.studio.trainer.get("log_every_n_steps", 50))
-        if self.lead and round.step and (occupied := process.occupied(round.known[0])) is not None:
+        if self.lead and round.step and (occupied := process.occupied(round.carried_states[0])) is not None:
             self._emptiness.look(round.step, occupied)
         for t, metrics in process.take_log(round.step):
             self._emptiness.rendered(t, not metrics.pop(EMPTY, 0))
@@ -292,7 +297,7 @@ class Run:
             "tolerance": block.tolerance,
             "error_rule": block.error_rule,
             "evaluator": self._evaluator,
-            "world_size": self.ranks.size,
+            "world_size": self.communicator.size,
             "layout": "replicated" if alone else block.layout,
             "sub_batch": None if alone else block.sub_batch,
             "skipped": self._log.skipped,

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dreamprop.distributed import coordination
-from dreamprop.distributed.communicator import Ranks
+from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.threestudio.trainer import make_trainer
 from dreamprop.threestudio import loading
 from dreamprop.threestudio.checkpoint import status
@@ -25,21 +25,23 @@ class Session:
         path: of the config.
         studio: threestudio's config.
         device: where.
-        ranks: the processes that make the same; the first one writes.
+        communicator: the processes that make the same; the first one writes.
         training: whether it is to train.
 
     Raises:
         InputError: threestudio refuses the config.
     """
 
-    def __init__(self, path: Path, studio: Any, device: torch.device, ranks: Ranks, training: bool) -> None:
+    def __init__(
+        self, path: Path, studio: Any, device: torch.device, communicator: Communicator, training: bool
+    ) -> None:
         self.studio = studio
         with theirs(studio):
-            self.data, self.system = coordination.together(
-                ranks, lambda: told(lambda: loading.make(studio), studio)
+            self.data, self.system = coordination.run_on_all(
+                communicator, lambda: told(lambda: loading.make(studio), studio)
             )
             self.trainer = make_trainer(
-                path, studio, device, self.system, training=training, lead=ranks.rank == 0
+                path, studio, device, self.system, training=training, lead=communicator.rank == 0
             )
 
     def on(self, **hooks: Callable[..., Any]) -> None:
