@@ -49,7 +49,7 @@ GUIDANCE: dict[str, tuple[str, dict[str, Any]]] = {
     "sdi": (toy_guidance.NAME, {"losses": ["sdi"]}),
     "dreamfusion-sd-eff": (toy_guidance.NAME, {}),
     "prolificdreamer-hifa": (toy_guidance.VSD, {}),
-    "prolificdreamer-scene": (toy_guidance.VSD, {}),
+    "prolificdreamer-scene": (toy_guidance.VSD, {"radius": 1.0}),  # its cube is five times as large
     "prolificdreamer-patch": (toy_guidance.VSD, {}),
 }
 
