@@ -161,7 +161,7 @@ def test_nothing_that_was_written_is_lost(
 
     def watch(done: dp.Round) -> None:
         nonlocal largest
-        largest = max(largest, *(float(state.buffers["mean"].max()) for state in done.known))
+        largest = max(largest, *(float(state.buffers["mean"].max()) for state in done.carried_states))
 
     got = dp.solve(process, len(events), window, tolerance, callback=watch).state.buffers
     for name in ("flags", "total", "since", "mask"):
