@@ -15,16 +15,19 @@ from .fleet import free_port
 
 MEET = """
 import os, sys, time, torch
-from dreamprop import ranks, rendezvous
-rendezvous.join(torch.device("cpu"), timeout=60)
-here = ranks.Ranks(timeout=2)
+from dreamprop.distributed.communicator import Communicator
+from dreamprop.distributed.process_group import default_store
+from dreamprop.distributed.rendezvous import init_process_group
+from dreamprop.errors import RankLost
+init_process_group(torch.device("cpu"), timeout=60)
+here = Communicator(timeout=2)
 if here.rank == 1:  # as one that is stopped just after it has said that it is there
-    ranks._store().set(f"{here._key}/1", "1")
+    default_store().set(f"{here._key}/1", "1")
     time.sleep(12)
     os._exit(0)
 try:
     here.all_gather(torch.zeros(1))
-except ranks.RankLost as lost:
+except RankLost as lost:
     print(lost.ranks, flush=True)
     time.sleep(2)  # the store lives in the first
 os._exit(0)
