@@ -250,15 +250,15 @@ def test_on_a_gpu_evaluations_may_differ_by_as_much_as_is_asked_for(
 def test_a_run_goes_on_and_says_so_where_that_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(how: str, act: Callable[[Any, Any, int], Any]) -> str:
+    def go(how: str, act: Callable[[Any, Any, int], Any]) -> str:
         studio = OmegaConf.create({"trial_dir": str(tmp_path), "seed": SEED, "trainer": {}})
         block = ParallelConfig(purity=how, window=4)
-        made = Run(Namespace(), studio, block, torch.device("cpu"), Communicator())
-        made._trainer = SimpleNamespace(max_steps=16, loggers=[])
+        run = Run(Namespace(), studio, block, torch.device("cpu"), Communicator())
+        run._made = SimpleNamespace(trainer=SimpleNamespace(max_steps=16, loggers=[]))  # type: ignore[assignment]
         process, reached = chain(Remembers(act)), []
-        with made._open:
-            made._ready(process, process.init())
-            made._solve(process, Window((process.init(),)), 16, reached.append)
+        with run._open:
+            run._ready(process, process.init())
+            run._solve(process, Window((process.init(),)), 16, reached.append)
         assert reached[-1].states[0].step == 16
         return capsys.readouterr().err
 
@@ -270,7 +270,7 @@ def test_a_run_goes_on_and_says_so_where_that_is_asked_for(
         with pytest.raises(
             error, match=r"run it in threestudio, or go on all the same with parallel\.purity=warn"
         ):
-            run("strict", act)
-        said = run("warn", act)
+            go("strict", act)
+        said = go("warn", act)
         assert "going on all the same (parallel.purity: warn): " in said and "steps also write seen" in said
-    assert "going on" not in run("warn", lambda system, loss, step: loss)
+    assert "going on" not in go("warn", lambda system, loss, step: loss)
