@@ -98,9 +98,8 @@ class CallBatcher:
                     self._answer(waiting)
             finally:
                 left = [step.future for step in steps if step.future is not None]
-                for (
-                    step
-                ) in steps:  # those still on their way, because another one failed, end where they wait
+                # those still on their way, because another one failed, end where they wait
+                for step in steps:
                     step.parted = True
                     step.turn.release()
                 wait(left)
