@@ -55,6 +55,11 @@ def check(system: Any, callbacks: Iterable[Any] = ()) -> None:
                 f"{hook} must be Lightning's own, got {kind.__name__}.{hook}: the optimiser's step is taken on copies, "
                 f"where no hook is called; {remedy}, or run it in threestudio"
             )
+    if "dataloader_iter" in inspect.signature(system.training_step).parameters:
+        raise NotAChain(
+            "training_step must be given a batch, got one that takes dataloader_iter: batches are drawn in any order; "
+            "take the batch, or run it in threestudio"
+        )
     for callback in callbacks:
         names = [kind.__name__ for kind in type(callback).__mro__]
         if any(name in HARMLESS for name in names):

@@ -193,7 +193,7 @@ def _check_options(process: Threestudio, optimizer: torch.optim.Optimizer, step:
                 raise NotAChain(
                     f"{key} of the optimiser's group {group.get('name', index)} must be {ours} at step {step}, as "
                     f"system.optimizer and system.scheduler have it, got {theirs} from the checkpoint or from a hook "
-                    "between the steps; give it in the config"
+                    "between the steps; give that in the config, or begin without the checkpoint"
                 )
 
 

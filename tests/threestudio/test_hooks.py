@@ -128,6 +128,20 @@ def test_a_hook_of_the_optimisers_step_is_refused(name: str) -> None:
         chain(system)
 
 
+def test_a_step_that_fetches_its_own_batch_is_refused() -> None:
+    with pytest.raises(NotAChain, match="training_step must be given a batch"):
+        chain(type("Fetches", (System,), {"training_step": lambda self, dataloader_iter: None})())
+
+
+def test_a_step_may_do_without_the_index() -> None:
+    class Plain(System):
+        def training_step(self, batch: Any) -> Any:  # type: ignore[override]
+            return super().training_step(batch, 0)
+
+    process = chain(Plain())
+    assert process.drift(process.init()).grads
+
+
 def lowers_the_rate(system: Any) -> None:
     system.trainer.optimizers[0].param_groups[0]["lr"] = 1e-3
 

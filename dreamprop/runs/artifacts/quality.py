@@ -12,8 +12,6 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 
 PSNR_CAP = 100.0
 """Decibels reported for equal pictures, whose ratio is infinite and so not a number that JSON can hold."""
-ALONE = {"data_range": 1.0, "sync_on_compute": False}
-"""Of every metric: of several processes only the first one measures, and must not wait for the others."""
 
 
 def psnr_db(views: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
@@ -26,7 +24,9 @@ def psnr_db(views: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
     Returns:
         Decibels.
     """
-    return min(_over(PeakSignalNoiseRatio(**ALONE), views, reference), PSNR_CAP)
+    # of several processes only the first one measures, and must not wait for the others
+    metric = PeakSignalNoiseRatio(data_range=1.0, sync_on_compute=False)
+    return min(_over(metric, views, reference), PSNR_CAP)
 
 
 def ssim(views: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
@@ -36,7 +36,7 @@ def ssim(views: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
         views: [N] of [3, H, W].
         reference: [N] of [3, H, W].
     """
-    return _over(StructuralSimilarityIndexMeasure(**ALONE), views, reference)
+    return _over(StructuralSimilarityIndexMeasure(data_range=1.0, sync_on_compute=False), views, reference)
 
 
 def _over(metric: Metric, views: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
