@@ -28,6 +28,8 @@ def start(**environment: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # whoever runs the tests may have SIGHUP ignored, which children inherit and a run respects
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     while process.poll() is None and not list(FOLDER.glob("checkpoints/step-*.json")):
         time.sleep(0.02)
