@@ -69,10 +69,10 @@ def entry(reached: Any, made: Mapping[str, Any]) -> dict[str, Any]:
         "format": FORMAT,
         "step": base.step,
         "threshold": reached.threshold,
-        "trend": dict(reached.trend),
+        "trend": _own(reached.trend),
         "made": dict(made),
-        "attributes": _attributes(base.buffers),
-        "ahead": [{part: dict(getattr(state, part)) for part in PARTS} for state in ahead],
+        "attributes": _own(_attributes(base.buffers)),
+        "ahead": [{part: _own(getattr(state, part)) for part in PARTS} for state in ahead],
     }
 
 
@@ -124,6 +124,11 @@ def _form(state: State) -> dict[str, Any]:
 
 def _attributes(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in buffers.items() if name == NUMBERS or name.startswith(TENSOR)}
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies with memory of their own: what came from another process lies in one block, which would be saved whole."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -118,10 +118,10 @@ class TrainerProxy:
         return getattr(self._trainer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _refuse(f"trainer.{name}")
+        _refuse(f"trainer.{name}", "leave it out")
 
     def __delattr__(self, name: str) -> None:
-        _refuse(f"trainer.{name}")
+        _refuse(f"trainer.{name}", "leave it out")
 
 
 class Strategy:
@@ -213,8 +213,9 @@ def _still(config: Any, scheduler: Any) -> Any:
     return config
 
 
-def _refuse(what: str) -> NoReturn:
+def _refuse(
+    what: str, remedy: str = "give schedules as the lr_scheduler of configure_optimizers"
+) -> NoReturn:
     raise NotAChain(
-        f"{what} must not be set inside a step: it would be set for another one; give schedules as the lr_scheduler of "
-        "configure_optimizers, or run it in threestudio"
+        f"{what} must not be set inside a step: it would be set for another one; {remedy}, or run it in threestudio"
     )

@@ -12,7 +12,10 @@ import torch
 import dreamprop as dp
 from dreamprop.rng import seeded
 from dreamprop.solver.window import Window
+from dreamprop.state import State, equal
+from dreamprop.threestudio.checkpoint import Reached, entry, restored
 from dreamprop.threestudio.errors import NotAChain
+from dreamprop.threestudio.extra_state import NUMBERS
 
 from . import double
 from .double import CPU, System
@@ -333,3 +336,16 @@ def test_every_hook_that_lightning_calls_is_called(tmp_path: Path) -> None:
     assert around == others
     assert {"on_fit_start", "on_train_epoch_start", "on_train_epoch_end"} <= {name for name, _ in around}
     assert inside == within and ("on_train_batch_end", True, 7, 6) in inside
+
+
+def test_what_came_from_another_process_is_saved_by_itself(tmp_path: Path) -> None:
+    """Its tensors are views, of several types, of the one block that it came in."""
+    block = torch.zeros(1 << 20, dtype=torch.uint8)
+    numbers, params = block[:16].view(torch.float64).view(1, 2), {"w": block[16:32].view(torch.float32)}
+    buffers = {NUMBERS: numbers, "grid": block[32:36].view(torch.bool)}
+    base = State(params, {}, buffers, 3)
+    reached = Reached((base, State(params, {"w/step": block[40:44].view(torch.float32)}, buffers, 4)))
+    torch.save(entry(reached, {}), tmp_path / "kept")
+    assert (tmp_path / "kept").stat().st_size < 1 << 16
+    again, dropped = restored(torch.load(tmp_path / "kept", weights_only=True), base, {})
+    assert dropped == "" and all(equal(a, b) for a, b in zip(again.states, reached.states, strict=True))

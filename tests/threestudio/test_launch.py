@@ -197,6 +197,7 @@ def test_two_processes_share_a_run(folder: Path, layout: str) -> None:
     """The first one writes what one alone would have written."""
     pytest.importorskip("imageio_ffmpeg", reason="threestudio's videos need imageio-ffmpeg")
     more = ("trainer.max_steps=8", "trainer.val_check_interval=4", "trainer.gradient_clip_val=0.01")
+    more += ("checkpoint.every_n_train_steps=4",)
     for ranks in (1, 2):
         options = small(folder, f"tag={layout}{ranks}", *more)
         solved = (
@@ -215,6 +216,11 @@ def test_two_processes_share_a_run(folder: Path, layout: str) -> None:
     )
     assert one["state_dict"].keys() == two["state_dict"].keys()
     assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
+    kept = [place / f"{layout}{ranks}" / "ckpts" / "epoch=0-step=4.ckpt" for ranks in (1, 2)]
+    first, second = (torch.load(path, weights_only=True)["dreamprop"]["ahead"] for path in kept)
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second, strict=True):
+        assert all(torch.equal(value, b[part][name]) for part in a for name, value in a[part].items())
     assert json.loads((place / f"{layout}2" / "summary.json").read_text())["world_size"] == 2
     assert (place / f"{layout}2" / "save" / "it8-test.mp4").is_file()
 

@@ -34,18 +34,21 @@ STEPS = 4
 )
 def test_a_system_runs(name: str, folder: Path) -> None:
     from dreamprop.threestudio import loading
-    from dreamprop.threestudio.purity import check
+    from dreamprop.threestudio.purity import PurityMonitor
 
     upstream.toy_guidance()
     upstream.picture(folder)
     process = loading.process(upstream.studio(name, folder))
     start = process.init()
-    found = check(process, start, ahead=STEPS)
+    monitor = PurityMonitor(process)
+    found = monitor.begin(start, ahead=STEPS)
     assert found.pure, found.line()
     print(found.line())
     sequential = dp.solve_sequential(process, STEPS, state=start).state
     exact = dp.solve(process, STEPS, window=2, tolerance=0, state=start).state
     assert dp.state.equal(exact, sequential)
+    later = monitor.look(exact)
+    assert later.pure, later.line()
     fast = dp.solve(process, STEPS, window=4, evaluator="serial", state=start)
     assert fast.stats.num_rounds < STEPS
 

@@ -105,7 +105,11 @@ class Run:
     def _save(self, stop: BaseException) -> None:
         """Keep what was accepted, and say how to go on."""
         if isinstance(stop, RankFailed):
-            print(stop.traceback, file=sys.stderr)
+            kind, _, line = stop.traceback.rpartition("\n")[2].partition(": ")
+            if kind.endswith(NotAChain.__name__):  # a sentence already
+                stop = NotAChain(line)
+            else:
+                print(stop.traceback, file=sys.stderr)
         kept = (self.place / "ckpts" / f"stopped-step={self._made.trainer.global_step}.ckpt").resolve()
         self._made.trainer.save_checkpoint(kept)
         if isinstance(stop, NotAChain):  # it would stop there again
