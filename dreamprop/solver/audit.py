@@ -27,7 +27,7 @@ SHARE = 0.02
 class Audit:
     """Chooses accepted steps and evaluates their drifts again, as many at a time as there are processes.
 
-    What is chosen depends on the step alone, and nothing of the run depends on it.
+    What is chosen depends on steps and strides alone, and nothing of the run depends on it.
 
     Args:
         share: of the accepted steps; 0: none.

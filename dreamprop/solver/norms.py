@@ -154,9 +154,8 @@ class _Reading:
         names = [name for name, t in a.items() if t.numel() and (t.is_floating_point() or t.is_complex())]
         for dtype in {a[name].dtype for name in names}:
             some = [name for name in names if a[name].dtype == dtype]
-            wide = (
-                torch.float32 if dtype.itemsize < 4 else None
-            )  # a sum of squares overflows in half precision
+            # a sum of squares overflows in half precision
+            wide = torch.float32 if dtype.itemsize < 4 else None
             for owners, (x, y) in blocks([a[n].detach() for n in some], [b[n].detach() for n in some]):
                 values = torch._foreach_norm(torch._foreach_sub(x, y), ord=2, dtype=wide)
                 self._add(kind, [some[k] for k in owners], values)
@@ -178,7 +177,7 @@ class _Reading:
             return []
         device = next(iter(self._values.values()))[0].device
         wide = torch.float32 if device.type == "mps" else torch.float64
-        layout = [torch.stack([v.to(device) for v in values]).to(wide) for values in self._values.values()]
+        columns = [torch.stack([v.to(device) for v in values]).to(wide) for values in self._values.values()]
         labels = [label for some in self._labels.values() for label in some]
-        values = torch.cat(layout).tolist()
+        values = torch.cat(columns).tolist()
         return [(*kind, name, value) for (kind, name), value in zip(labels, values, strict=True)]

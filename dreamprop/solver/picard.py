@@ -136,9 +136,8 @@ def solve(
         norms, bad = look(guesses, rolled, drifts, named)
         num_finite = next((slot for slot in range(size) if bad[slot] is not None), size)
         behind = [rule(n, group) for n, group in zip(norms[:num_finite], named, strict=False)]
-        slot_errors = [0.0, *behind[:-1]] + [math.inf] * (
-            size - max(num_finite, 1)
-        )  # [W] of the drifts' states
+        # [W] of the drifts' states
+        slot_errors = [0.0, *behind[:-1]] + [math.inf] * (size - max(num_finite, 1))
         stride = next((slot for slot in range(size) if not slot_errors[slot] <= rule.limit), size)
         stride = min(stride, stop - base.step)
         rule.settle(behind[: len(guesses) - 1])

@@ -13,7 +13,7 @@ remember in plain attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from omegaconf import Container, OmegaConf
 from torch import Tensor
 
+from dreamprop.solver.window import Window
 from dreamprop.state import State
 from dreamprop.threestudio.extra_state import NUMBERS, TENSOR
 
@@ -45,19 +46,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, eq=False)
-class Reached:
-    """How far a run has come."""
-
-    states: tuple[State, ...]
-    """The accepted state, then guesses of those behind it; of the guesses only the last has moments."""
-    threshold: float | None = None
-    """Where the error rule's threshold has come to, if it moves."""
-    trend: Mapping[str, Tensor] = field(default_factory=dict)
-    """What integer buffers are expected to move by each step, by name."""
-
-
-def entry(reached: Any, made: Mapping[str, Any]) -> dict[str, Any]:
+def entry(reached: Window, made: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint of the accepted state needs besides, to go on as if the run had never stopped.
 
     Args:
@@ -76,7 +65,7 @@ def entry(reached: Any, made: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def restored(found: Any, base: State, made: Mapping[str, Any]) -> tuple[Reached, str]:
+def restored(found: Any, base: State, made: Mapping[str, Any]) -> tuple[Window, str]:
     """How far the run of a checkpoint had come.
 
     Args:
@@ -87,7 +76,7 @@ def restored(found: Any, base: State, made: Mapping[str, Any]) -> tuple[Reached,
     Returns:
         What to go on from; and why that is the state alone, if it is though there was more.
     """
-    alone = Reached((base,))
+    alone = Window((base,))
     if not isinstance(found, dict):
         return alone, ""
     try:
@@ -107,7 +96,7 @@ def restored(found: Any, base: State, made: Mapping[str, Any]) -> tuple[Reached,
         if any(_form(state) != _form(base) for state in states):
             return alone, "they are of other tensors"
         threshold, trend = found["threshold"], _like(found["trend"], base)
-        return Reached(tuple(states), None if threshold is None else float(threshold), trend), ""
+        return Window(tuple(states), None if threshold is None else float(threshold), trend), ""
     except (KeyError, TypeError, AttributeError, ValueError):
         return alone, "they are damaged"
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from dreamprop.solver.window import Window
 from dreamprop.state import State, equal
 from dreamprop.threestudio import hooks
 from dreamprop.threestudio.checkpoint import ENTRY, entry, plain, restored
@@ -24,7 +25,7 @@ from dreamprop.threestudio.extra_state import numbers
 from dreamprop.threestudio.precision import GROWTH, SCALE, step_settings
 from dreamprop.threestudio.system import Threestudio, optimizers
 
-Solve = Callable[[Threestudio, Any, int, Callable[[Any], None]], None]
+Solve = Callable[[Threestudio, Window, int, Callable[[Window], None]], None]
 """(process, what was reached, step to arrive at, told of what is reached after every round): solves up to there."""
 
 
@@ -84,7 +85,7 @@ def solved(
                 _check_options(self.process, trainer.optimizers[0], state.step)
             process, begun = self.process, self.reached.states[0].step
 
-            def accept(reached: Any) -> None:
+            def accept(reached: Window) -> None:
                 self.reached = reached
 
             try:
@@ -137,7 +138,7 @@ def solved(
     trainer.fit_loop.epoch_loop = chain
 
 
-def _changed(reached: Any, state: State) -> Any:
+def _changed(reached: Window, state: State) -> Window:
     """What a run goes on from where something else, validation mostly, may have written in between.
 
     What that wrote counts, as it does in Lightning. Guesses of what lies ahead are guesses still, unless they follow

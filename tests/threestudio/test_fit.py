@@ -13,7 +13,7 @@ import dreamprop as dp
 from dreamprop.rng import seeded
 from dreamprop.solver.window import Window
 from dreamprop.state import State, equal
-from dreamprop.threestudio.checkpoint import Reached, entry, restored
+from dreamprop.threestudio.checkpoint import entry, restored
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.extra_state import NUMBERS
 
@@ -344,7 +344,7 @@ def test_what_came_from_another_process_is_saved_by_itself(tmp_path: Path) -> No
     numbers, params = block[:16].view(torch.float64).view(1, 2), {"w": block[16:32].view(torch.float32)}
     buffers = {NUMBERS: numbers, "grid": block[32:36].view(torch.bool)}
     base = State(params, {}, buffers, 3)
-    reached = Reached((base, State(params, {"w/step": block[40:44].view(torch.float32)}, buffers, 4)))
+    reached = Window((base, State(params, {"w/step": block[40:44].view(torch.float32)}, buffers, 4)))
     torch.save(entry(reached, {}), tmp_path / "kept")
     assert (tmp_path / "kept").stat().st_size < 1 << 16
     again, dropped = restored(torch.load(tmp_path / "kept", weights_only=True), base, {})

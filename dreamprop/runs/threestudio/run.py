@@ -240,7 +240,9 @@ class Run:
         last = int(self._made.trainer.max_steps)
         return dp.solve(process, last, state=begin, stop=target, callback=after, **options).state
 
-    def _solve(self, process: Threestudio, reached: Any, target: int, accept: Callable[[Any], None]) -> None:
+    def _solve(
+        self, process: Threestudio, begin: Window, target: int, accept: Callable[[Window], None]
+    ) -> None:
         monitor, last = self._purity, int(self._made.trainer.max_steps)
         assert monitor is not None
 
@@ -260,7 +262,6 @@ class Run:
 
         # Lightning takes SIGTERM for itself, and would look at it only when this returns
         with Guard(together=self.communicator.size > 1) as guard, self._peak:
-            begin = Window(reached.states, reached.threshold, reached.trend)
             self._state = self._solution(process, begin, target, after)
 
     def _share(self, state: State) -> State:
