@@ -120,15 +120,13 @@ def run(
     if solve:
 
         def chain(process: Any, reached: Any, target: int, accept: Any) -> None:
-            begun = Window(reached.states, reached.threshold)
-
             def after(round: Any) -> None:
                 accept(round.window)
                 if stop is not None and round.step >= stop:
                     raise Stopped
 
             options: Any = {"window": 3, "tolerance": 0, **(how or {})}
-            dp.solve(process, steps, state=begun, stop=target, callback=after, **options)
+            dp.solve(process, steps, state=reached, stop=target, callback=after, **options)
 
         solved(trainer, system, SEED, chain, lambda *_: None)
     data = double.loader() if solve else loader()

@@ -11,7 +11,6 @@ import torch
 
 import dreamprop as dp
 from dreamprop.rng import seeded
-from dreamprop.solver.window import Window
 from dreamprop.state import State
 
 from . import upstream
@@ -93,14 +92,12 @@ def lightning(
     if chain:
 
         def solve(process: Any, reached: Any, target: int, accept: Any) -> None:
-            begun = Window(reached.states, reached.threshold)
-
             def after(round: Any) -> None:
                 accept(round.window)
                 told(round.window)
 
             exactly: Any = {"window": 2, "tolerance": 0}
-            dp.solve(process, steps, state=begun, stop=target, callback=after, **(how or exactly))
+            dp.solve(process, steps, state=reached, stop=target, callback=after, **(how or exactly))
 
         solved(trainer, system, seed, solve, lambda *_: None)
     try:
