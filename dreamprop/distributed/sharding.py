@@ -11,7 +11,7 @@ Legend: R ranks, N elements of all parameters.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dreamprop.distributed import flat_buffer
 from dreamprop.distributed.communicator import Communicator
+from dreamprop.distributed.flat_buffer import TensorSpec
 from dreamprop.process import Process
 from dreamprop.state import Drift, State
 from dreamprop.utils.foreach import piece_size
@@ -125,7 +126,7 @@ class ShardedProcess:
         if self.process.elementwise(state.step + 1):
             return self._stamped(state, self.process.update(state, drift))
         plan = _plan(state)
-        whole = Drift(self._together(plan, drift.grads), drift.aux)
+        whole = replace(drift, grads=self._together(plan, drift.grads))
         return self.shard(self.process.update(self.unshard(state), whole))
 
     def _predict(self, state: State) -> State:
@@ -193,7 +194,11 @@ class ShardedProcess:
         device = next(iter(split.values()))[1].device
         mine = flat_buffer.pack([t for _, t in split.values()], device)
         forms = [
-            [(t.dtype, (b - a,)) for owner, t in split.values() for a, b in [plan.spans[owner][r]]]
+            [
+                TensorSpec(t.dtype, (b - a,), t.device.type)
+                for owner, t in split.values()
+                for a, b in [plan.spans[owner][r]]
+            ]
             for r in range(plan.ranks)
         ]
         come = self.communicator.all_to_all(

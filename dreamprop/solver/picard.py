@@ -13,15 +13,15 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from typing import TypeVar
 
 from dreamprop.distributed.layout import REPLICATED, Layout
 from dreamprop.distributed.process_group import is_single_process
-from dreamprop.distributed.sharding import ShardedProcess
 from dreamprop.evaluate import EVALUATORS, Evaluator, batched, distributed
+from dreamprop.evaluate.distributed import Distributed
 from dreamprop.process import Process, groups
 from dreamprop.solver.audit import SHARE, Audit
 from dreamprop.solver.buffers import Units, trend
@@ -32,10 +32,11 @@ from dreamprop.solver.predict import PREDICTORS
 from dreamprop.solver.rollout import rollout
 from dreamprop.solver.solution import Laps, Round, Solution, Stats, start
 from dreamprop.solver.window import Window, advance, end_of, fill
-from dreamprop.state import State
+from dreamprop.state import Drift, State
 from dreamprop.utils.cpu_allocator import reuse
 
 T = TypeVar("T")
+Evaluate = Callable[[Process, Sequence[State]], list[Drift]]
 
 
 @reuse()
@@ -104,14 +105,14 @@ def solve(
     rule = _rule(error_rule, window, tolerance, threshold, decay, aggregate)
     guess = _named("predictor", predictor, PREDICTORS)
     _named("on_nonfinite", on_nonfinite, ON_NONFINITE)
-    evaluate = _evaluator(process, evaluator, rule)
+    chosen = _evaluator(process, evaluator, rule)
     units = Units(buffer_units)
     first = start(process, num_steps, state)
     if rule.moves and first.threshold is not None:
         rule.limit = first.threshold
-    chain, layout = _spread(process, evaluate, first)
+    evaluate, chain, layout = _start(process, chosen, first, rule.exact)
     carried, moving = [layout.shard(state) for state in first.states], first.trend
-    check = Audit(0.0 if rule.exact else audit, getattr(getattr(evaluate, "communicator", None), "size", 1))
+    check = Audit(0.0 if rule.exact else audit, getattr(evaluate, "size", 1))
     distance = getattr(process, "buffer_distance", None)
     look = partial(measure, exact=rule.exact, layout=layout, units=units, distance=distance)
     stop = _stop(stop, carried[0].step, num_steps)
@@ -196,20 +197,22 @@ def _rule(
 def _evaluator(process: Process, evaluator: Evaluator | str | None, rule: Rule) -> Evaluator:
     if evaluator is None:
         if not is_single_process():
-            return distributed(sub_batch=1 if rule.exact else None)
+            return distributed()
         evaluator = "batched" if hasattr(process, "drift_window") and not rule.exact else "serial"
     if evaluator is batched:
         return batched()
     if isinstance(evaluator, str):
         return _named("evaluator", evaluator, EVALUATORS)()
-    if not callable(evaluator):
+    if not callable(evaluator) and not isinstance(evaluator, Distributed):
         raise ValueError(f"evaluator must map (process, states) to drifts, got {evaluator!r}; use serial")
     return copy.copy(evaluator)  # what it learns in this run is no business of the next
 
 
-def _spread(process: Process, evaluate: Evaluator, first: Window) -> tuple[Process, Layout]:
-    """The chain as it lies over processes, and how its states do."""
-    if not hasattr(evaluate, "spread"):
-        return process, REPLICATED
-    chain: Process = evaluate.spread(process, first.states[0])
-    return chain, chain if isinstance(chain, ShardedProcess) else REPLICATED
+def _start(
+    process: Process, evaluator: Evaluator, first: Window, exact: bool
+) -> tuple[Evaluate, Process, Layout]:
+    """The evaluator of this run, the chain as it lies over processes, and how its states do."""
+    if isinstance(evaluator, Distributed):
+        run = evaluator.start(process, first.states[0], exact)
+        return run, run.process, run.layout
+    return evaluator, process, REPLICATED

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dreamprop as dp
 from dreamprop.distributed.rendezvous import init_process_group
-from dreamprop.evaluate.distributed import _digest
+from dreamprop.evaluate.distributed import digest
 from dreamprop.utils import foreach
 from tests.distributed.cases import CASES, WAYS
 
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 def told(solution: dp.Solution) -> list[str]:
     """A result in short: names, types, shapes and every bit of the state, and what the rounds did."""
-    return [_digest(solution.state), str(solution.stats.strides), str(solution.stats.errors)]
+    return [digest(solution.state), str(solution.stats.strides), str(solution.stats.errors)]
 
 
 def work(folder: Path, made: dict[str, dp.Process]) -> None:
