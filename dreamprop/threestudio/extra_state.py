@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamprop.adapters.buffers import moved
+from dreamprop.state import BufferWrite
 from dreamprop.threestudio.errors import NotAChain
 
 KINDS: tuple[type, ...] = (type(None), bool, int, float)
@@ -157,8 +158,8 @@ class ExtraState:
             yield value
 
 
-def after(name: str, value: Tensor, old: Tensor, seen: Tensor | None, new: Tensor) -> Tensor:
-    """What a buffer or a carried attribute becomes by a drift that was given ``old`` and left ``new``.
+def after(name: str, value: Tensor, write: BufferWrite) -> Tensor:
+    """What a buffer or a carried attribute becomes by a drift.
 
     What the update hooks wrote into an attribute before the step follows from the step, so it is set; what the
     step itself changed is counted on, as with every buffer.
@@ -166,10 +167,10 @@ def after(name: str, value: Tensor, old: Tensor, seen: Tensor | None, new: Tenso
     Args:
         name: of the buffer.
         value: of the rolled-out state.
-        old: what the drift was given.
-        seen: an attribute as the training step found it, behind the update hooks; None for a buffer.
-        new: what the drift left.
+        write: what the drift did to it; ``read`` is an attribute as the training step found it, behind the update
+            hooks, and ``None`` for a buffer.
     """
+    old, seen, new = write.old, write.read, write.new
     if seen is None or not value.shape == old.shape == seen.shape == new.shape:
         return moved(value, old, new)
     if name != NUMBERS:

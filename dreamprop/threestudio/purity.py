@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop.adapters.purity import GPU_TOLERANCE, some
+from dreamprop.adapters.purity import GPU_TOLERANCE, compared, some
 from dreamprop.state import Drift, State
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.extra_state import walk
@@ -60,7 +60,7 @@ class Purity:
         left = f"steps also write {some(self.changed)}" if self.changed else ""
         if self.pure:
             return f"a step is a function of its state{f'; {left}, to no effect' if left else ''}"
-        names = some([name.removeprefix("new/") for name in self.differs])
+        names = some(self.differs)
         if self.behind:
             return (
                 f"step {self.step}: what follows the optimiser's step must not depend on what that does, got another "
@@ -228,7 +228,7 @@ def check(process: Threestudio, state: State, ahead: int = 8) -> Purity:
 def _distances(first: Drift, second: Drift, tolerance: float) -> dict[str, tuple[float, float]]:
     """How far gradients and buffers are apart, relative to their norm, and how far they may be; by name."""
     found: dict[str, tuple[float, float]] = {}
-    for ours, theirs in ((first.grads, second.grads), (_new(first), _new(second))):
+    for ours, theirs in zip(compared(first), compared(second), strict=True):
         for name in ours.keys() | theirs.keys():
             if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape:
                 found[name] = (math.inf, 0.0)
@@ -250,10 +250,6 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 def _unequal(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-
-
-def _new(drift: Drift) -> dict[str, Tensor]:
-    return {name: value for name, value in drift.aux.items() if name.startswith("new/")}
 
 
 def _behind(process: Threestudio) -> str:

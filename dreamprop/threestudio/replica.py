@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from dreamprop.adapters.purity import some
 from dreamprop.adapters.torch_optimizer import norm_of
 from dreamprop.rng import seeded
-from dreamprop.state import Drift, State, check_names
+from dreamprop.state import BufferWrite, Drift, State, check_names
 from dreamprop.threestudio.empty_renders import count_empty_renders
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.extra_state import ExtraState
@@ -30,12 +30,8 @@ from dreamprop.threestudio.trainer_proxy import TrainerProxy
 
 OVERFLOW = "overflow"
 """In aux: whether a gradient of a scaled loss was not finite; such a step is not taken."""
-NORM = "norm"
-"""In aux: the norm of all gradients together, where they are clipped by it."""
 EMPTY = "a render had no samples"
 """Logged where that is so, for whoever watches over a run."""
-LOG = "log/"
-"""In aux: what the system logged."""
 WRITTEN = (
     "a step must leave its parameters to the optimiser, got {} written by the step itself, which would be lost; run it "
     "in threestudio"
@@ -132,8 +128,7 @@ class Replica:
         self.proxy.show(state.step)
 
     def evaluate(self, state: State, arrived: Mapping[str, Tensor] | None = None) -> Drift:
-        """Gradients at a state; in aux each buffer before, ``old/<name>``, and after, ``new/<name>``; of what is
-        carried in attributes also ``seen/<name>``, what the training step found behind the update hooks.
+        """Gradients at a state, what the step did to buffers and to what is carried in attributes, and what it logged.
 
         Args:
             state: to evaluate.
@@ -156,6 +151,7 @@ class Replica:
         logged: dict[str, Tensor] = {}
         grads: dict[str, Tensor] = {}
         aux: dict[str, Tensor] = {}
+        norm: Tensor | None = None
         first, end = state.step * settings.accumulate, (state.step + 1) * settings.accumulate
         seen: dict[str, Tensor] = {}
         blank = self._empty.count
@@ -178,7 +174,7 @@ class Replica:
                         output = system.training_step(*((batch, index) if self._indexed else (batch,)))
                     output = self._backward(output, state)
                     if index + 1 == end:
-                        grads, aux = self._gradients(state)
+                        grads, aux, norm = self._gradients(state)
                         self._check(stamps)
                         if arrived is not None:
                             self._arrive(arrived)
@@ -189,10 +185,9 @@ class Replica:
         self._clear()
         if self._empty.count > blank:
             logged[EMPTY] = torch.ones((), device=self.device)
-        aux |= {f"{LOG}{name}": value for name, value in logged.items()}
-        for name, value in self._read_buffers().items():
-            aux[f"old/{name}"], aux[f"new/{name}"] = state.buffers[name], value
-        return Drift(grads, aux | {f"seen/{name}": value for name, value in seen.items()})
+        left = self._read_buffers()
+        writes = {n: BufferWrite(state.buffers[n], value, seen.get(n)) for n, value in left.items()}
+        return Drift(grads, aux, writes, norm, logged)
 
     def _backward(self, output: Any, state: State) -> dict[str, Any]:
         """The gradients of a batch; returns what Lightning hands to ``on_train_batch_end``."""
@@ -211,8 +206,11 @@ class Replica:
         call(self.system, "on_after_backward")
         return known
 
-    def _gradients(self, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The gradients as the optimiser is to have them, and what its step must know of them."""
+    def _gradients(self, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
+        """The gradients as the optimiser is to have them, whether they overflowed, and their norm.
+
+        What a step does not need, since it scales no loss or clips by no norm, is left out.
+        """
         aux: dict[str, Tensor] = {}
         if self._settings.scaling is not None:
             aux[OVERFLOW] = self._unscale(state.buffers[SCALE])
@@ -220,11 +218,10 @@ class Replica:
         grads = {name: p.grad for name, p in self._held.items() if p.grad is not None}
         if OVERFLOW in aux:
             grads = {name: grad.masked_fill(aux[OVERFLOW].bool(), 0.0) for name, grad in grads.items()}
-        if self._settings.by_norm:
-            aux[NORM] = norm_of(grads)
+        norm = norm_of(grads) if self._settings.by_norm else None
         if self._ends:  # it may do with them as it likes
             grads = {name: grad.clone() for name, grad in grads.items()}
-        return grads, aux
+        return grads, aux, norm
 
     def _unscale(self, scale: Tensor) -> Tensor:
         """Make gradients of a scaled loss those of the loss; whether one of them overflowed.

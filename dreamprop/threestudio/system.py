@@ -25,7 +25,7 @@ from dreamprop.threestudio.call_batcher import CallBatcher
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.extra_state import NUMBERS, after, numbers_distance
 from dreamprop.threestudio.precision import SCALE, StepSettings, rescale, scaler_state
-from dreamprop.threestudio.replica import LOG, NORM, OVERFLOW, Replica
+from dreamprop.threestudio.replica import OVERFLOW, Replica
 from dreamprop.threestudio.replicate import frozen_networks
 from dreamprop.threestudio.trainer_proxy import TrainerProxy
 
@@ -137,21 +137,18 @@ class Threestudio:
 
     def update(self, state: State, drift: Drift) -> State:
         """The optimiser on copies, with the options of this step; buffers moved by what the drift changed."""
-        aux = drift.aux
-        overflow = bool(aux[OVERFLOW]) if OVERFLOW in aux else False
+        overflow = bool(drift.aux[OVERFLOW]) if OVERFLOW in drift.aux else False
         if overflow:  # as torch.amp.GradScaler does: this step is not taken
             params, moments = state.params, state.moments
         else:
             params, moments = self.stepper.update(
-                state.params, state.moments, drift.grads, state.step, self.settings.clipper(aux.get(NORM))
+                state.params, state.moments, drift.grads, state.step, self.settings.clipper(drift.grad_norm)
             )
         buffers = dict(state.buffers)
-        for name, value in state.buffers.items():
-            if f"new/{name}" in aux:
-                seen = aux.get(f"seen/{name}")
-                buffers[name] = after(name, value, aux[f"old/{name}"], seen, aux[f"new/{name}"])
+        for name, write in drift.writes.items():
+            buffers[name] = after(name, buffers[name], write)
         buffers |= rescale(buffers, self.settings.scaling, overflow)
-        self.logged[state.step] = {k[len(LOG) :]: v for k, v in aux.items() if k.startswith(LOG)}
+        self.logged[state.step] = dict(drift.metrics)
         return State(params, moments, buffers, state.step + 1)
 
     def arrived(self, state: State, drift: Drift) -> dict[str, Tensor]:
