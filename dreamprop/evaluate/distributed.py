@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,7 @@ from dreamprop.distributed.process_group import TIMEOUT
 from dreamprop.distributed.rendezvous import init_process_group
 from dreamprop.distributed.sharding import ShardedProcess, ShardedState, ShardSpec
 from dreamprop.errors import RankFailed
+from dreamprop.evaluate.evaluation import Evaluation
 from dreamprop.evaluate.sub_batch import attempt_all, check_sub_batch, cut, halved
 from dreamprop.process import Process
 from dreamprop.state import Drift, State
@@ -39,29 +41,31 @@ Batches = list[tuple[int, int]]
 """Slots of the window from and to, by batch."""
 
 
+@dataclass(frozen=True)
 class Distributed:
     """The drifts of all states, each evaluated by one rank and known to all; see ``distributed``."""
 
-    def __init__(
-        self, group: dist.ProcessGroup | None, layout: str, sub_batch: int | None, timeout: float
-    ) -> None:
-        check_sub_batch(sub_batch)
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}; use replicated")
-        self.group, self.layout, self.sub_batch, self.timeout = group, layout, sub_batch, timeout
-        self.seconds = 0.0
-        """Spent on exchanges in the last call, waiting for slower ranks included."""
-        self._forms: dict[int, Any] = {}
+    group: dist.ProcessGroup | None
+    layout: str
+    sub_batch: int | None
+    timeout: float
 
-    def spread(self, process: Process, first: State) -> Process:
-        """The chain as it lies over the ranks; all ranks must ask together.
+    def __post_init__(self) -> None:
+        check_sub_batch(self.sub_batch)
+        if self.layout not in LAYOUTS:
+            raise ValueError(
+                f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}; use replicated"
+            )
+
+    def start(self, process: Process, first: State, exact: bool) -> DistributedEvaluation:
+        """The evaluation of a run; all ranks must ask together.
 
         Raises:
             ValueError: the ranks begin from different states, or the process does not suit the layout.
         """
         init_process_group(next(iter(first.params.values())).device, self.timeout)
-        self.communicator = Communicator(self.group, self.timeout)
-        gathered = self.communicator.all_gather_object([_digest(first), first.step, torch.get_num_threads()])
+        communicator = Communicator(self.group, self.timeout)
+        gathered = communicator.all_gather_object([_digest(first), first.step, torch.get_num_threads()])
         for what, values in zip(
             ("state", "step", "number of threads"), zip(*gathered, strict=True), strict=True
         ):
@@ -70,18 +74,33 @@ class Distributed:
                     f"all ranks must begin with the same {what}, got {', '.join(map(str, values))}; seed what makes "
                     "the state, or give evaluator=dp.evaluate.serial for a chain of its own on each rank"
                 )
-        return process if self.layout == "replicated" else ShardedProcess(process, self.communicator)
+        # the rounding of a batch would break the promise of an exact run
+        sub_batch = 1 if exact and self.sub_batch is None else self.sub_batch
+        return DistributedEvaluation(process, communicator, self.layout, sub_batch)
 
-    def __call__(self, process: Process, states: Sequence[State]) -> list[Drift]:
+
+class DistributedEvaluation(Evaluation):
+    """A run whose drifts are evaluated by several ranks, each its part of a window."""
+
+    def __init__(
+        self, process: Process, communicator: Communicator, layout: str, sub_batch: int | None
+    ) -> None:
+        self.chain, self.communicator, self.sub_batch = process, communicator, sub_batch
+        self.process = process
+        if layout == "sharded":
+            self.process = self.layout = ShardedProcess(process, communicator)
+        self.size = communicator.size
+        self._forms: dict[int, Any] = {}
+
+    def __call__(self, states: Sequence[State]) -> list[Drift]:
         """Evaluate this rank's part, and take what the others found."""
         self.seconds, rank = 0.0, self.communicator.rank
-        chain = process.process if isinstance(process, ShardedProcess) else process
         while True:
             dealt = deal(len(states), self.sub_batch, self.communicator.size)
             slots = [[i for a, b in batches for i in range(a, b)] for batches in dealt]
             with self._exchanging():
                 brought = dict(zip(slots[rank], self._bring(states, slots), strict=True))
-            drifts, failed = _try(chain, [[brought[i] for i in range(a, b)] for a, b in dealt[rank]])
+            drifts, failed = _try(self.chain, [[brought[i] for i in range(a, b)] for a, b in dealt[rank]])
             if failed and self.communicator.size == 1:
                 raise failed
             with self._exchanging():
