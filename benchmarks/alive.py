@@ -17,10 +17,14 @@ class Alive(TorchDispatchMode):
     A storage counts once, however many tensors view it, from the first operation that it takes part in until its last
     tensor is gone. What an operation allocates and frees inside itself is not seen, nor is memory that an allocator
     keeps for later.
+
+    Args:
+        least: bytes from which a storage counts; without the many small ones the rest is counted sooner.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least: int = 1) -> None:
         super().__init__()
+        self._least = least
         self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
         self.peak = 0
         """The most bytes that were alive after an operation, since the last ``reset_peak``."""
@@ -36,9 +40,10 @@ class Alive(TorchDispatchMode):
         for leaf in tree_leaves((args, kwargs, out)):
             if isinstance(leaf, torch.Tensor):
                 storage = leaf.untyped_storage()
-                # the weak reference keeps the address from being given to another storage
-                self._storages.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self.peak = max(self.peak, self.bytes)
+                if storage.nbytes() >= self._least and storage._cdata not in self._storages:
+                    # the weak reference keeps the address from being given to another storage
+                    self._storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+                    self.peak = max(self.peak, self.bytes)
         return out
 
     @property
