@@ -22,7 +22,7 @@ from torch import Tensor
 from dreamprop.distributed import flat_buffer
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.distributed.flat_buffer import TensorSpec
-from dreamprop.process import Process
+from dreamprop.process import Group, Process
 from dreamprop.state import Drift, State
 from dreamprop.utils.foreach import piece_size
 
@@ -78,7 +78,7 @@ class ShardedState(State):
     plan: ShardSpec
 
 
-class ShardedProcess:
+class ShardedProcess(Process):
     """A process around another, over states in pieces.
 
     Args:
@@ -87,29 +87,15 @@ class ShardedProcess:
         communicator: the processes that share the work.
 
     Raises:
-        ValueError: the process does not say so.
+        ValueError: the process does not say so, or no layout in pieces suits it.
     """
 
     def __init__(self, process: Process, communicator: Communicator) -> None:
-        if not hasattr(process, "elementwise"):
-            name = type(process).__name__
-            raise ValueError(
-                f"layout sharded must know which updates are elementwise, got {name} without elementwise(step); "
-                "use layout replicated"
-            )
-        process.elementwise(0)  # refuses optimisers that no layout in pieces suits
-        # what a process may have besides its protocol is looked up on it
-        self.process: Any = process
-        self.communicator = communicator
-        if hasattr(process, "predict"):
-            self.predict = self._predict
-        if hasattr(process, "groups"):
-            self.groups = process.groups
-        if hasattr(process, "skip_update"):
-            self.skip_update = self._skip_update
+        process.elementwise(0)  # refuses what no layout in pieces suits
+        self.process, self.communicator = process, communicator
 
     @property
-    def boundaries(self) -> Collection[int]:
+    def boundaries(self) -> Collection[int]:  # type: ignore[override]
         """Those of the process."""
         return self.process.boundaries
 
@@ -129,13 +115,28 @@ class ShardedProcess:
         whole = replace(drift, grads=self._together(plan, drift.grads))
         return self.shard(self.process.update(self.unshard(state), whole))
 
-    def _predict(self, state: State) -> State:
+    def predict(self, state: State) -> State:
+        """One step along the momentum, on this rank's part where that can be."""
         if self.process.elementwise(state.step + 1):
             return self._stamped(state, self.process.predict(state))
         return self.shard(self.process.predict(self.unshard(state)))
 
-    def _skip_update(self, state: State) -> State:
-        return self.shard(self.process.skip_update(self.unshard(state)))
+    def skip_update(self, state: State) -> State | None:
+        """This rank's part of the next state with the update left out."""
+        passed = self.process.skip_update(self.unshard(state))
+        return None if passed is None else self.shard(passed)
+
+    def groups(self, step: int) -> Mapping[str, Group]:
+        """Those of the process."""
+        return self.process.groups(step)
+
+    def buffer_distance(self, name: str, rolled_out: Tensor, guessed: Tensor) -> Tensor:
+        """That of the process: buffers are whole on every rank."""
+        return self.process.buffer_distance(name, rolled_out, guessed)
+
+    def elementwise(self, step: int) -> bool:
+        """That of the process."""
+        return self.process.elementwise(step)
 
     def shard(self, state: State) -> State:
         """This rank's part of a whole state, in memory of its own."""

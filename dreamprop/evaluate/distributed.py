@@ -21,12 +21,12 @@ import torch
 import torch.distributed as dist
 
 from dreamprop.distributed.communicator import Communicator
-from dreamprop.distributed.layout import REPLICATED, Layout
 from dreamprop.distributed.process_group import TIMEOUT
 from dreamprop.distributed.rendezvous import init_process_group
 from dreamprop.distributed.sharding import ShardedProcess
 from dreamprop.errors import RankFailed
 from dreamprop.evaluate import exchange
+from dreamprop.evaluate.evaluation import Evaluation
 from dreamprop.evaluate.exchange import DriftSpec, Slots
 from dreamprop.evaluate.sub_batch import attempt_all, check_sub_batch, cut, halved
 from dreamprop.process import Process
@@ -62,17 +62,14 @@ class Distributed:
                 f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}; use replicated"
             )
 
-    def start(self, process: Process, first: State, exact: bool = False) -> DistributedRun:
-        """Begin a run on all ranks, which must do so together.
+    def start(self, process: Process, first: State, exact: bool) -> DistributedEvaluation:
+        """The evaluation of a run, which all ranks must begin together.
 
         Args:
             process: the chain.
             first: the state that the run begins with.
             exact: whether the run promises the bits of the sequential run: states are then evaluated one by one,
                 unless ``sub_batch`` says otherwise, since a batch rounds in another way.
-
-        Returns:
-            The evaluator of this run.
 
         Raises:
             ValueError: the ranks begin from different states, or the process does not suit the layout.
@@ -81,41 +78,33 @@ class Distributed:
         communicator = Communicator(self.group, self.timeout)
         _check_same_start(communicator, first)
         sub_batch = 1 if exact and self.sub_batch is None else self.sub_batch
-        if self.layout == "replicated":
-            return DistributedRun(communicator, process, REPLICATED, sub_batch)
-        sharded = ShardedProcess(process, communicator)
-        return DistributedRun(communicator, sharded, sharded, sub_batch)
+        return DistributedEvaluation(process, communicator, self.layout, sub_batch)
 
 
-class DistributedRun:
-    """The drifts of all states of a window, each evaluated by one rank and known to all, in one run.
+class DistributedEvaluation(Evaluation):
+    """A run whose drifts are evaluated by several ranks, each its part of a window, and known to all.
 
     Args:
+        process: the chain.
         communicator: the R ranks.
-        process: the chain as it lies over them.
-        layout: how its states do.
+        layout: ``replicated`` or ``sharded``.
         sub_batch: most states in one batch; halved for the rest of the run where they do not fit.
     """
 
     def __init__(
-        self, communicator: Communicator, process: Process, layout: Layout, sub_batch: int | None
+        self, process: Process, communicator: Communicator, layout: str, sub_batch: int | None
     ) -> None:
-        self.communicator, self.process, self.layout = communicator, process, layout
-        self.seconds = 0.0
-        """Spent on exchanges in the last call, waiting for slower ranks included."""
+        self.communicator, self.size = communicator, communicator.size
+        self.process, self._chain = process, process
+        if layout == "sharded":
+            self.process = self.layout = ShardedProcess(process, communicator)
         self._sub_batch = sub_batch
         self._known: dict[int, DriftSpec] = {}
         """Descriptions of drifts that all ranks have, by their digest."""
 
-    @property
-    def size(self) -> int:
-        """R."""
-        return self.communicator.size
-
-    def __call__(self, process: Process, states: Sequence[State]) -> list[Drift]:
+    def __call__(self, states: Sequence[State]) -> list[Drift]:
         """Evaluate this rank's part, and take what the others found."""
         communicator, self.seconds = self.communicator, 0.0
-        chain = process.process if isinstance(process, ShardedProcess) else process
         while True:
             dealt = deal(len(states), self._sub_batch, communicator.size)
             slots = [[i for a, b in batches for i in range(a, b)] for batches in dealt]
@@ -123,7 +112,7 @@ class DistributedRun:
             with self._exchanging():
                 whole = dict(zip(mine, exchange.bring(communicator, states, slots), strict=True))
             batches = [[whole[i] for i in range(a, b)] for a, b in dealt[communicator.rank]]
-            drifts, failed = _try(chain, batches)
+            drifts, failed = _try(self._chain, batches)
             if failed and communicator.size == 1:
                 raise failed
             with self._exchanging():

@@ -20,6 +20,7 @@ from dreamprop.distributed.layout import Layout
 from dreamprop.rng import key
 from dreamprop.state import Drift, State
 
+Evaluate = Callable[[Sequence[State]], list[Drift]]
 SHARE = 0.02
 """Share of the accepted steps that is looked at by default."""
 
@@ -44,30 +45,16 @@ class Audit:
         self._owed = 1.0  # so that a short run is looked at too
         self._waiting: list[tuple[State, Drift]] = []
 
-    def __call__(
-        self,
-        evaluate: Callable[[Sequence[State]], list[Drift]],
-        rolled: Sequence[State],
-        drifts: Sequence[Drift],
-        stride: int,
-        last: bool,
-        layout: Layout,
-    ) -> list[float]:
-        """Take note of a round, and evaluate what is waiting once it fills the processes.
+    def note(self, rolled: Sequence[State], drifts: Sequence[Drift], stride: int) -> None:
+        """Keep what is chosen of a round.
 
         Args:
-            evaluate: states to their drifts.
-            rolled: [W] the rolled-out states of the round.
-            drifts: [W] the drifts that they were rolled out with; the first was evaluated at its own state.
+            rolled: [F] the rolled-out states of the round.
+            drifts: [F] the drifts that they were rolled out with; the first was evaluated at its own state.
             stride: steps that the round accepted.
-            last: whether the run ends here.
-            layout: how states lie over processes.
-
-        Returns:
-            Relative differences found in this round, most often none.
         """
         if not self.share:
-            return []
+            return
         self._owed += self.share * stride
         # a guess was only behind the slots after the first
         slots = sorted(range(1, stride), key=lambda slot: key(0, rolled[slot].step, "audit"))
@@ -75,13 +62,26 @@ class Audit:
             slot = slots.pop(0)
             self._owed -= 1
             self._waiting.append((_stored(rolled[slot - 1]), _kept(drifts[slot])))
+
+    def run(self, evaluate: Evaluate, like: State, last: bool, layout: Layout) -> list[float]:
+        """Evaluate what is waiting once it fills the processes.
+
+        Args:
+            evaluate: states to their drifts.
+            like: a state that lies where those to evaluate are to lie.
+            last: whether the run ends here.
+            layout: how states lie over processes.
+
+        Returns:
+            Relative differences, most often none.
+        """
         if not self._waiting or not (last or len(self._waiting) >= self.slots):
             return []
         waiting, self._waiting = self._waiting, []
         found = []
         for first in range(0, len(waiting), self.slots):
             some = waiting[first : first + self.slots]
-            again = evaluate([_on(state, rolled[0]) for state, _ in some])
+            again = evaluate([_on(state, like) for state, _ in some])
             pairs = zip(some, again, strict=True)
             found += [relative_difference(state, drift, used, layout) for (state, used), drift in pairs]
         return found

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from dreamprop.adapters.torch_optimizer import FunctionalOptimizer
-from dreamprop.process import Group
-from dreamprop.solver.buffers import distance
+from dreamprop.process import Group, buffer_distance
 from dreamprop.state import Drift, State
 from dreamprop.threestudio import hooks
 from dreamprop.threestudio.call_batcher import CallBatcher
@@ -191,7 +190,7 @@ class Threestudio:
         if name == NUMBERS:
             return numbers_distance(now, then)
         grid = name.endswith(".occs") and now.is_floating_point()
-        return distance(now, then) * (AVERAGES if grid else 1.0)
+        return buffer_distance(now, then) * (AVERAGES if grid else 1.0)
 
     def elementwise(self, step: int) -> bool:
         """Whether the optimiser moves every element on its own, for states in pieces; else raises why not."""
