@@ -17,7 +17,7 @@ from dreamprop.adapters.hooks import hand_on
 from dreamprop.adapters.original import Original, changed, versions, written
 from dreamprop.adapters.purity import PurityCheck
 from dreamprop.adapters.torch_optimizer import FunctionalOptimizer, clip, norm_of
-from dreamprop.process import Group
+from dreamprop.process import Group, Process
 from dreamprop.rng import generator, seeded
 from dreamprop.state import BufferWrite, Drift, State, check_names
 
@@ -83,10 +83,8 @@ def wrap(
     return Wrapped(module, loss_fn, optimizer, seed, scheduler, max_norm, check)
 
 
-class Wrapped:
+class Wrapped(Process):
     """A process around a module, a loss, an optimiser and a schedule; see ``wrap``."""
-
-    boundaries: tuple[int, ...] = ()
 
     def __init__(
         self,

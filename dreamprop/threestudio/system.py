@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreamprop.adapters.torch_optimizer import FunctionalOptimizer
-from dreamprop.process import Group, buffer_distance
+from dreamprop.process import Group, Process, buffer_distance
 from dreamprop.state import Drift, State
 from dreamprop.threestudio import hooks
 from dreamprop.threestudio.call_batcher import CallBatcher
@@ -32,7 +32,7 @@ AVERAGES = 0.2
 """Weight of nerfacc's running averages (`occs`) beside what they say is occupied (`binaries`)."""
 
 
-class Threestudio:
+class Threestudio(Process):
     """The chain of a threestudio system.
 
     Args:
@@ -47,8 +47,6 @@ class Threestudio:
     Raises:
         NotAChain: the system cannot be run as a chain; one line says why.
     """
-
-    boundaries: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -181,16 +179,16 @@ class Threestudio:
         """The optimiser's groups with their learning rates."""
         return self.stepper.groups(step)
 
-    def buffer_distance(self, name: str, now: Tensor, then: Tensor) -> Tensor:
+    def buffer_distance(self, name: str, rolled_out: Tensor, guessed: Tensor) -> Tensor:
         """How far two buffers differ; of the numbers in plain attributes, the one that differs most counts.
 
         The averages behind an occupancy grid count a fifth: a step reads what is occupied, and the averages only
         where the grid is made anew.
         """
         if name == NUMBERS:
-            return numbers_distance(now, then)
-        grid = name.endswith(".occs") and now.is_floating_point()
-        return buffer_distance(now, then) * (AVERAGES if grid else 1.0)
+            return numbers_distance(rolled_out, guessed)
+        grid = name.endswith(".occs") and rolled_out.is_floating_point()
+        return buffer_distance(rolled_out, guessed) * (AVERAGES if grid else 1.0)
 
     def elementwise(self, step: int) -> bool:
         """Whether the optimiser moves every element on its own, for states in pieces; else raises why not."""
