@@ -20,13 +20,13 @@ class Moments:
     """What an optimiser remembers, by what it belongs to."""
 
     of_parameters: dict[str, Named] = field(default_factory=dict)
-    """By parameter and by what it is: ``exp_avg``, ``step``."""
+    """By the name of a parameter and by what it is called there: ``exp_avg``, ``step``."""
     of_groups: dict[int, Named] = field(default_factory=dict)
-    """By the index of a group and by what it is."""
+    """By the index of a group and by what it is called there."""
 
     @classmethod
     def split(cls, named: Mapping[str, Tensor], parameters: Container[str]) -> Moments:
-        """The moments of a state.
+        """Sort the moments of a state by what they belong to.
 
         Args:
             named: moments as a state has them.
@@ -43,7 +43,7 @@ class Moments:
         return found
 
     def join(self) -> Named:
-        """The moments as a state has them.
+        """The moments under the names that a state has them by.
 
         Raises:
             ValueError: a parameter has the name of a group that the optimiser remembers something of.

@@ -51,13 +51,13 @@ class PurityCheck:
         self.begin()
 
     def begin(self) -> None:
-        """A run begins: its first steps are checked."""
+        """Forget the run before: checks come at the first steps of this one again."""
         self._first: int | None = None
         self._due = 0
         self._last: tuple[State, Drift] | None = None
 
     def __call__(self, state: State, drift: Drift) -> None:
-        """Check if it is time to.
+        """Check a drift if a check is due at its step.
 
         Args:
             state: whose drift was evaluated.
@@ -134,6 +134,6 @@ def _tolerance(device: torch.device) -> float:
 
 
 def some(names: Sequence[str], most: int = 4) -> str:
-    """The first names, and how many more there are."""
+    """The first names in words, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

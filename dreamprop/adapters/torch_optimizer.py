@@ -26,7 +26,7 @@ ELEMENTWISE = (
     torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
     torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Rprop,
 )  # fmt: skip
-"""They move every element by its own gradient and moments alone."""
+"""Optimisers that move every element by its own gradient and moments alone."""
 OPTIONS = {"lr", "initial_lr", "weight_decay"}
 """Options of a group that a schedule sets: they are no memory."""
 
@@ -56,7 +56,7 @@ class FunctionalOptimizer:
             raise ValueError("optimizer must step without a closure, got LBFGS; use another")
         refuse_step_hooks(optimizer)
         self.names = [list(group) for group in names]
-        """Names of the parameters, by group."""
+        """The names of the parameters in each group."""
         self._labels = [str(i) for i in range(len(names))] if labels is None else list(labels)
         self._params = {name for group in self.names for name in group}
         # Python's types of the numbers that an optimiser keeps, which are tensors in a state
@@ -142,7 +142,10 @@ class FunctionalOptimizer:
         return params, moments
 
     def groups(self, step: int) -> Mapping[str, Group]:
-        """The parameter groups with their learning rates; measured where that is no length."""
+        """The optimiser's parameter groups.
+
+        Their nominal step is the learning rate where steps are about as long as that, else it is measured.
+        """
         lengths = isinstance(self._optimizer, SIGNLIKE)
         options = self._schedule.at(step)
         return {
@@ -165,7 +168,7 @@ class FunctionalOptimizer:
         return True
 
     def options(self, step: int) -> list[dict[str, Any]]:
-        """Options of each group at a step; copies."""
+        """Copies of the options that each group has at a step."""
         return copy.deepcopy(self._schedule.at(step))
 
     def scheduler(self, step: int) -> Any:
@@ -258,7 +261,7 @@ def norm_of(grads: Mapping[str, Tensor]) -> Tensor:
 
 
 def _number(what: str, value: float, kinds: dict[str, type]) -> Tensor:
-    """A number as a tensor; notes its type, to make it that again."""
+    """A number as a tensor; its type is noted in ``kinds``, so that the optimiser gets it back as it was."""
     kinds[what] = type(value)
     return torch.tensor(value, dtype=torch.float64)
 

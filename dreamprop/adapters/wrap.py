@@ -225,11 +225,15 @@ class Wrapped(Process):
         return State(params, moments, state.buffers, state.step + 1)
 
     def groups(self, step: int) -> Mapping[str, Group]:
-        """The optimiser's parameter groups with their learning rates; measured where that is no length."""
+        """The optimiser's parameter groups, in units of their learning rates; see ``FunctionalOptimizer.groups``."""
         return self._stepper.groups(step)
 
     def elementwise(self, step: int) -> bool:
-        """Whether the optimiser moves every element on its own, for states in pieces; else raises why not."""
+        """Whether the optimiser moves every element by its own gradient and moments alone, as layout ``sharded`` asks.
+
+        Raises:
+            ValueError: it does not, or is not known to.
+        """
         return self._stepper.elementwise()
 
     def commit(self, state: State) -> None:

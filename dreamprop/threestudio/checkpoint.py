@@ -66,7 +66,7 @@ def entry(reached: Window, made: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restored(found: Any, base: State, made: Mapping[str, Any]) -> tuple[Window, str]:
-    """How far the run of a checkpoint had come.
+    """What the run of a checkpoint goes on from: how far it had come.
 
     Args:
         found: its entry, if it has one.
@@ -102,7 +102,7 @@ def restored(found: Any, base: State, made: Mapping[str, Any]) -> tuple[Window, 
 
 
 def placed(state: State, base: State) -> State:
-    """A state with each tensor on the device that another state has it on."""
+    """A state whose tensors are each on the device that another state has the tensor of that name on."""
     params, moments, buffers = (_like(getattr(state, part), base) for part in PARTS)
     return State(params, moments, buffers, state.step)
 
@@ -127,7 +127,7 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 def _like(saved: Mapping[str, Tensor], base: State) -> dict[str, Tensor]:
-    """Saved tensors on the devices of the state's."""
+    """Saved tensors, each on the device that a state has the tensor of that name on."""
     known = {**base.moments, **base.buffers, **base.params}
     device = next(iter(base.params.values())).device
     return {

@@ -23,9 +23,9 @@ from dreamprop.threestudio.errors import NotAChain
 KINDS: tuple[type, ...] = (type(None), bool, int, float)
 """What a carried number may be; its index is written beside its value."""
 LARGEST = 1 << 53
-"""Integers beyond it are no numbers here."""
+"""Integers beyond this are not carried: a float64 does not hold them without loss."""
 NUMBERS = "attributes"
-"""The buffer of all numbers, [N, 2]: kind and value."""
+"""The name of the buffer of all numbers, [N, 2]: kind and value."""
 TENSOR = "attribute."
 """A carried tensor is the buffer ``attribute.<path>``."""
 SKIPPED = {
@@ -37,7 +37,7 @@ threestudio keeps that a run was gone on with."""
 
 
 def updateable(thing: Any) -> bool:
-    """Whether threestudio would call it before a step."""
+    """Whether threestudio would call a thing before each step."""
     return callable(getattr(type(thing), "do_update_step", None))
 
 
@@ -110,7 +110,7 @@ class ExtraState:
         self._numbers: list[tuple[Any, str]] = []
         self._tensors: dict[str, tuple[Any, str]] = {}
         self.names: set[str] = set()
-        """Paths of what is carried."""
+        """The paths of the attributes that are carried."""
         for path, part in walk(system, skip):
             for name, value in attributes(part):
                 full = f"{path}.{name}" if path else name
@@ -135,7 +135,7 @@ class ExtraState:
         return found
 
     def write(self, buffers: Mapping[str, Tensor]) -> None:
-        """Put values back."""
+        """Put the values that buffers hold back into the attributes."""
         for (part, name), (kind, value) in zip(self._numbers, buffers[NUMBERS].tolist(), strict=True):
             setattr(part, name, None if kind == 0 else KINDS[int(kind)](value))
         for full, (part, name) in self._tensors.items():

@@ -37,10 +37,10 @@ WAKING = 64
 
 @dataclass(frozen=True)
 class Purity:
-    """What a look found."""
+    """What a look at a step found."""
 
     step: int
-    """Whose step was looked at."""
+    """The step that was looked at."""
     differs: tuple[str, ...]
     """Gradients and buffers that came out different, the worst first; empty: a function of the state."""
     changed: tuple[str, ...]
@@ -56,7 +56,7 @@ class Purity:
         return not self.differs
 
     def line(self) -> str:
-        """What a user should know."""
+        """What a user should know of what was found, in one line."""
         left = f"steps also write {some(self.changed)}" if self.changed else ""
         if self.pure:
             return f"a step is a function of its state{f'; {left}, to no effect' if left else ''}"
@@ -92,7 +92,7 @@ class PurityMonitor:
         self._woken: set[Any] = set()
         self._looks = 0
         self.seconds = 0.0
-        """Spent on looking."""
+        """The seconds spent on looking so far."""
 
     def begin(self, state: State, ahead: int = 8) -> Purity:
         """Evaluate the step of a state, a later one, and the first again; then once more on the witness.
@@ -204,7 +204,7 @@ class PurityMonitor:
         return drift
 
     def _seen(self, step: int) -> dict[Any, Any]:
-        """Everything in outline, of all copies of the system."""
+        """An outline of what all copies of the system hold, and the learning rates of a step."""
         found = {
             (i, name): value
             for i, replica in enumerate(self._process.replicas)

@@ -36,11 +36,11 @@ WRITTEN = (
     "a step must leave its parameters to the optimiser, got {} written by the step itself, which would be lost; run it "
     "in threestudio"
 )
-"""What is told of a step that writes its parameters."""
+"""The words that a step which writes its parameters is refused with."""
 
 
 class Replica:
-    """A system, its batches, and how it is put into a state.
+    """A system that evaluates steps: it and its batches are put into a state, and a step is taken there.
 
     Args:
         system: built, in training mode, after ``on_fit_start``.
@@ -70,9 +70,9 @@ class Replica:
         parameters = dict(system.named_parameters())
         self._held: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
         self.untrained = {name: p for name, p in parameters.items() if name not in self._held}
-        """Parameters that no optimiser holds."""
+        """The system's parameters that no optimiser holds, by name."""
         self.form: tuple[Any, ...] = ()
-        """Shapes of the last batch."""
+        """The shapes of the tensors in the last batch."""
         proxy.bind(system, self._held)
         self._indexed = takes_index(system.training_step)
         ending = owner(system, "on_train_batch_end")
@@ -241,7 +241,11 @@ class Replica:
         return {name: (p._version, p.data_ptr()) for name, p in self._held.items()}
 
     def _check(self, stamps: Mapping[str, tuple[int, int]]) -> None:
-        """See that the step has left the parameters to the optimiser."""
+        """See that the step has left the parameters to the optimiser.
+
+        Raises:
+            NotAChain: it has written some.
+        """
         now = self._stamps()
         written = [name for name, stamp in stamps.items() if now[name] != stamp]
         if written:
@@ -253,7 +257,7 @@ class Replica:
                 parameter.copy_(params[name])
 
     def _moved(self, batch: Any) -> Any:
-        """A batch on the system's device."""
+        """A batch moved to the system's device, by the hooks that Lightning would call."""
         batch = self._settings.convert(batch)
         for hook, more in (
             ("on_before_batch_transfer", (0,)),

@@ -33,7 +33,7 @@ AVERAGES = 0.2
 
 
 class Threestudio(Process):
-    """The chain of a threestudio system.
+    """A threestudio system as a process, the chain of its training steps.
 
     Args:
         system: built as threestudio's launch builds it, in training mode, after ``on_fit_start``.
@@ -66,7 +66,7 @@ class Threestudio(Process):
         self.stepper = FunctionalOptimizer(optimizer, scheduler, names, labels)
         proxy = TrainerProxy(loader, datamodule, trainer, self.stepper)
         self.names = [name for group in names for name in group]
-        """The parameters that are trained."""
+        """The names of the parameters that are trained."""
         self.replica = Replica(system, loader, self.names, self.settings, seed, proxy)
         self.unbatched_reason = ""
         """Why states are evaluated one by one, once that is known."""
@@ -77,12 +77,12 @@ class Threestudio(Process):
         """What the system logged, by step, of the drifts that updates were last made with."""
 
     def init(self) -> State:
-        """The system as it is now, entering step 0."""
+        """The state of the system as it is now, entering step 0."""
         params, buffers = self.replica.read()
         return State(params, self.stepper.init(), buffers | scaler_state(self.settings.scaling), 0)
 
     def drift(self, state: State) -> Drift:
-        """Gradients at a state, and the buffers after it."""
+        """The gradients at a state, and what the step did to its buffers; see ``Replica.evaluate``."""
         return self._told([self.replica.evaluate(state)])[0]
 
     def drift_window(self, states: Sequence[State]) -> list[Drift]:
@@ -108,7 +108,7 @@ class Threestudio(Process):
         return self._told(drifts)
 
     def _told(self, drifts: list[Drift]) -> list[Drift]:
-        """The drifts with what updates decide by on the CPU, read from the device once for all of them."""
+        """The drifts with their overflow flags, by which updates decide, read to the CPU once for all of them."""
         flags = [drift.aux[OVERFLOW] for drift in drifts if OVERFLOW in drift.aux]
         if not flags:
             return drifts
@@ -116,7 +116,11 @@ class Threestudio(Process):
         return [replace(d, aux={**d.aux, OVERFLOW: flag}) for d, flag in zip(drifts, read, strict=True)]
 
     def _enable_batching(self) -> str:
-        """Prepare for windows; why that cannot be, if it cannot."""
+        """Make the system ready to be evaluated at several states together.
+
+        Returns:
+            Why that cannot be; empty if it can.
+        """
         self._frozen = frozen_networks(self.system, self.replica.trained)
         if not self._frozen:
             return self._disable_batching("it holds no frozen network")
@@ -149,7 +153,7 @@ class Threestudio(Process):
         return State(params, moments, buffers, state.step + 1)
 
     def arrived(self, state: State, drift: Drift) -> dict[str, Tensor]:
-        """The parameters behind a step; nothing is logged."""
+        """The parameters that the update of a state by a drift arrives at; nothing is logged."""
         logged = dict(self.logged)
         params = self.update(state, drift).params
         self.logged = logged
@@ -176,7 +180,7 @@ class Threestudio(Process):
         return State(params, moments, buffers, state.step + 1)
 
     def groups(self, step: int) -> Mapping[str, Group]:
-        """The optimiser's groups with their learning rates."""
+        """The optimiser's groups, in units of their learning rates; see ``FunctionalOptimizer.groups``."""
         return self.stepper.groups(step)
 
     def buffer_distance(self, name: str, rolled_out: Tensor, guessed: Tensor) -> Tensor:
@@ -191,7 +195,11 @@ class Threestudio(Process):
         return buffer_distance(rolled_out, guessed) * (AVERAGES if grid else 1.0)
 
     def elementwise(self, step: int) -> bool:
-        """Whether the optimiser moves every element on its own, for states in pieces; else raises why not."""
+        """Whether the optimiser moves every element by its own gradient and moments alone, as layout ``sharded`` asks.
+
+        Raises:
+            ValueError: it does not, or is not known to.
+        """
         return self.stepper.elementwise()
 
     def commit(self, state: State) -> None:
@@ -199,12 +207,12 @@ class Threestudio(Process):
         self.replica.write(state)
 
     def occupied(self, state: State) -> int | None:
-        """Cells that the occupancy grids of a state say are occupied; None where there is no grid."""
+        """How many cells the occupancy grids of a state say are occupied; ``None`` where there is no grid."""
         grids = [grid.sum() for name, grid in state.buffers.items() if name.endswith("binaries")]
         return int(torch.stack(grids).sum()) if grids else None
 
     def take_log(self, step: int) -> list[tuple[int, dict[str, float]]]:
-        """What was logged in steps before this one and not yet taken, in order."""
+        """What was logged in steps before this one and has not been taken yet, in the order of the steps."""
         due = [(t, self.logged.pop(t)) for t in sorted(self.logged) if t < step]
         logged = [value for _, metrics in due for value in metrics.values()]
         read = iter(torch.stack(logged).tolist() if logged else [])  # from the device once for all of them

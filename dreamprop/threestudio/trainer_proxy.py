@@ -1,4 +1,4 @@
-"""What a system sees as its trainer while a step is evaluated: the real one, at the step that is meant.
+"""A stand-in for the trainer that a system sees while a step is evaluated: the real one, at the step that is meant.
 
 Steps are evaluated ahead of their turn and more than once, so the real trainer stands somewhere else. What moves
 with the steps is shown as it is at this one, and can be read only: whatever a step would write to its trainer, to
@@ -22,7 +22,7 @@ UNKNOWN = (
     "fit_loop", "callback_metrics", "logged_metrics", "progress_bar_metrics", "is_last_batch", "scaler",
     "save_checkpoint", "fit", "validate", "test", "predict",
 )  # fmt: skip
-"""What a trainer cannot tell or do in the middle of a window."""
+"""Attributes of a trainer that it cannot tell, or do, in the middle of a window."""
 
 
 class TrainerProxy:
@@ -66,7 +66,7 @@ class TrainerProxy:
         vars(self).update(lightning_module=system, _held=held)
 
     def show(self, step: int) -> None:
-        """Stand at a step."""
+        """Show the trainer as it is at a step."""
         vars(self)["global_step"] = step
 
     @property
@@ -76,7 +76,7 @@ class TrainerProxy:
 
     @property
     def optimizers(self) -> list[StepOptimizer]:
-        """The optimiser at this step."""
+        """The optimiser as it is at this step, in a list, as a trainer has it."""
         stepper: FunctionalOptimizer | None = self._stepper
         if stepper is None:
             raise AttributeError("trainer has no 'optimizers' before the optimiser is known")
@@ -88,7 +88,7 @@ class TrainerProxy:
 
     @property
     def lr_scheduler_configs(self) -> list[Any]:
-        """The schedulers at this step; copies."""
+        """Copies of the schedulers as they are at this step."""
         stepper: FunctionalOptimizer | None = self._stepper
         now = None if stepper is None else stepper.scheduler(self.global_step)
         if self._trainer is None:
@@ -104,7 +104,7 @@ class TrainerProxy:
 
     @property
     def strategy(self) -> Any:
-        """Where ``LightningModule.optimizers`` looks."""
+        """The strategy, which ``LightningModule.optimizers`` asks for the optimisers."""
         return Strategy(self)
 
     def __getattr__(self, name: str) -> Any:
@@ -132,7 +132,7 @@ class Strategy:
 
     @property
     def optimizers(self) -> list[StepOptimizer]:
-        """As the view has them."""
+        """The optimisers as the trainer's stand-in has them."""
         return self._view.optimizers
 
     _lightning_optimizers = optimizers
@@ -168,7 +168,7 @@ class StepOptimizer(torch.optim.Optimizer):
 
     @property
     def optimizer(self) -> StepOptimizer:
-        """What Lightning would have wrapped."""
+        """The optimiser that Lightning would have wrapped: this one."""
         return self
 
     @property
@@ -180,19 +180,19 @@ class StepOptimizer(torch.optim.Optimizer):
         )
 
     def step(self, closure: Any = None) -> NoReturn:
-        """Refused."""
+        """Raise: steps are taken by the loop."""
         _refuse("the optimiser's step")
 
     def zero_grad(self, set_to_none: bool = True) -> NoReturn:
-        """Refused."""
+        """Raise: gradients are dropped by the loop."""
         _refuse("the optimiser's gradients")
 
     def add_param_group(self, param_group: Any) -> NoReturn:
-        """Refused."""
+        """Raise: the parameters that are trained stay the same."""
         _refuse("the optimiser's groups")
 
     def load_state_dict(self, state_dict: Any) -> NoReturn:
-        """Refused."""
+        """Raise: what the optimiser remembers belongs to the state."""
         _refuse("the optimiser's state")
 
     def __setattr__(self, name: str, value: Any) -> None:
