@@ -12,7 +12,7 @@ remember in plain attributes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from torch import Tensor
 
 from dreamprop.solver.window import Window
 from dreamprop.state import State
-from dreamprop.threestudio.extra_state import NUMBERS, TENSOR
 
 ENTRY, FORMAT = "dreamprop", 1
 PARTS = ("params", "moments", "buffers")
@@ -46,12 +45,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def entry(reached: Window, made: Mapping[str, Any]) -> dict[str, Any]:
+def entry(reached: Window, made: Mapping[str, Any], attributes: Collection[str]) -> dict[str, Any]:
     """What a checkpoint of the accepted state needs besides, to go on as if the run had never stopped.
 
     Args:
         reached: states and threshold.
         made: the numbers that the system was made with.
+        attributes: names of the buffers that plain attributes travel in, which Lightning does not save.
     """
     base, *ahead = reached.states
     return {
@@ -60,7 +60,7 @@ def entry(reached: Window, made: Mapping[str, Any]) -> dict[str, Any]:
         "threshold": reached.threshold,
         "trend": _own(reached.trend),
         "made": dict(made),
-        "attributes": _own(_attributes(base.buffers)),
+        "attributes": _own({name: base.buffers[name] for name in base.buffers if name in attributes}),
         "ahead": [{part: _own(getattr(state, part)) for part in PARTS} for state in ahead],
     }
 
@@ -109,10 +109,6 @@ def placed(state: State, base: State) -> State:
 
 def _form(state: State) -> dict[str, Any]:
     return {name: (value.shape, value.dtype) for name, value in {**state.buffers, **state.params}.items()}
-
-
-def _attributes(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in buffers.items() if name == NUMBERS or name.startswith(TENSOR)}
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -126,6 +126,11 @@ class ExtraState:
                     continue
                 self.names.add(full)
 
+    @property
+    def buffers(self) -> set[str]:
+        """Names of the buffers of a state that they travel in."""
+        return {NUMBERS, *self._tensors}
+
     def read(self) -> dict[str, Tensor]:
         """Copies of all values, as buffers; the numbers on the CPU, so that nothing waits for a GPU to read them."""
         rows = [(KINDS.index(type(v)), float(v or 0)) for v in self._values()]

@@ -117,8 +117,8 @@ def solved(
     def save(trainer: Any, system: Any, checkpoint: dict[str, Any]) -> None:
         for part in ("optimizer_states", "lr_schedulers"):
             checkpoint[part] = plain(checkpoint.get(part, []))
-        if chain.reached is not None:
-            checkpoint[ENTRY] = entry(chain.reached, made)
+        if chain.process is not None and chain.reached is not None:
+            checkpoint[ENTRY] = entry(chain.reached, made, chain.process.replica.attributes)
 
     def load(trainer: Any, system: Any, checkpoint: dict[str, Any]) -> None:
         loaded[:] = [checkpoint.get(ENTRY)]

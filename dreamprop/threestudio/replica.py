@@ -7,8 +7,7 @@ The optimiser is not here: it runs in order, on what was accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,12 +25,12 @@ from dreamprop.threestudio.hooks import call, owner, takes_index
 from dreamprop.threestudio.precision import SCALE, StepSettings
 from dreamprop.threestudio.replicate import replicate
 from dreamprop.threestudio.step_data import StepData
-from dreamprop.threestudio.trainer_proxy import TrainerProxy
+from dreamprop.threestudio.trainer_proxy import TrainerProxy, attached
 
 OVERFLOW = "overflow"
 """In aux: whether a gradient of a scaled loss was not finite; such a step is not taken."""
-EMPTY = "a render had no samples"
-"""Logged where that is so, for whoever watches over a run."""
+EMPTY = "empty_render"
+"""In aux, where a render of the step had no samples, for whoever watches over a run."""
 WRITTEN = (
     "a step must leave its parameters to the optimiser, got {} written by the step itself, which would be lost; run it "
     "in threestudio"
@@ -103,6 +102,11 @@ class Replica:
         return self._extra_state.names
 
     @property
+    def attributes(self) -> set[str]:
+        """Names of the buffers of a state that plain attributes travel in."""
+        return self._extra_state.buffers
+
+    @property
     def saved(self) -> set[str]:
         """Names of the buffers that travel in the state."""
         return set(self._buffers)
@@ -155,7 +159,7 @@ class Replica:
         first, end = state.step * settings.accumulate, (state.step + 1) * settings.accumulate
         seen: dict[str, Tensor] = {}
         blank = self._empty.count
-        with self._attached(logged):
+        with attached(system, self.proxy, logged, self.device):
             for index in range(first, end):
                 with seeded(self._seed, index, self.device, "batch"):
                     batch = self._moved(self._step_data.at(index))
@@ -184,7 +188,7 @@ class Replica:
         self._check(stamps)
         self._clear()
         if self._empty.count > blank:
-            logged[EMPTY] = torch.ones((), device=self.device)
+            aux[EMPTY] = torch.ones(())
         left = self._read_buffers()
         writes = {n: BufferWrite(state.buffers[n], value, seen.get(n)) for n, value in left.items()}
         return Drift(grads, aux, writes, norm, logged)
@@ -273,22 +277,3 @@ class Replica:
     def _clear(self) -> None:
         for parameter in (*self._held.values(), *self.untrained.values()):
             parameter.grad = None
-
-    @contextmanager
-    def _attached(self, logged: dict[str, Tensor]) -> Iterator[None]:
-        """The system sees our view of the trainer, and what it logs is collected."""
-
-        def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-            if isinstance(value, Tensor) and value.numel() == 1:
-                logged[name] = value.detach().to(self.device, torch.float32, non_blocking=True).reshape(())
-            elif isinstance(value, (int, float)):
-                logged[name] = torch.full((), float(value), device=self.device)
-
-        system = self.system
-        before = getattr(system, "_trainer", None)
-        system.trainer, system.log = self.proxy, log
-        try:
-            yield
-        finally:
-            del system.log
-            system.trainer = before

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,12 +24,24 @@ from dreamprop.threestudio.call_batcher import CallBatcher
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.extra_state import NUMBERS, after, numbers_distance
 from dreamprop.threestudio.precision import SCALE, StepSettings, rescale, scaler_state
-from dreamprop.threestudio.replica import OVERFLOW, Replica
+from dreamprop.threestudio.replica import EMPTY, OVERFLOW, Replica
 from dreamprop.threestudio.replicate import frozen_networks
 from dreamprop.threestudio.trainer_proxy import TrainerProxy
 
 AVERAGES = 0.2
 """Weight of nerfacc's running averages (`occs`) beside what they say is occupied (`binaries`)."""
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """What an accepted step logged."""
+
+    step: int
+    """The step."""
+    metrics: dict[str, float]
+    """What the system logged in it, by name."""
+    empty: bool
+    """Whether a render of it had no samples."""
 
 
 class Threestudio(Process):
@@ -73,8 +85,9 @@ class Threestudio(Process):
         self._batcher: CallBatcher | None = None
         self._frozen: list[torch.nn.Module] = []
         self._replicas = [self.replica]
-        self.logged: dict[int, dict[str, Tensor]] = {}
-        """What the system logged, by step, of the drifts that updates were last made with."""
+        self.logged: dict[int, tuple[dict[str, Tensor], bool]] = {}
+        """By step, of the drift that an update was last made with: what the system logged, and whether a render had no
+        samples."""
 
     def init(self) -> State:
         """The state of the system as it is now, entering step 0."""
@@ -149,7 +162,7 @@ class Threestudio(Process):
         for name, write in drift.writes.items():
             buffers[name] = after(name, buffers[name], write)
         buffers |= rescale(buffers, self.settings.scaling, overflow)
-        self.logged[state.step] = dict(drift.metrics)
+        self.logged[state.step] = (drift.metrics, EMPTY in drift.aux)
         return State(params, moments, buffers, state.step + 1)
 
     def arrived(self, state: State, drift: Drift) -> dict[str, Tensor]:
@@ -211,12 +224,12 @@ class Threestudio(Process):
         grids = [grid.sum() for name, grid in state.buffers.items() if name.endswith("binaries")]
         return int(torch.stack(grids).sum()) if grids else None
 
-    def take_log(self, step: int) -> list[tuple[int, dict[str, float]]]:
+    def take_log(self, step: int) -> list[StepLog]:
         """What was logged in steps before this one and has not been taken yet, in the order of the steps."""
-        due = [(t, self.logged.pop(t)) for t in sorted(self.logged) if t < step]
-        logged = [value for _, metrics in due for value in metrics.values()]
+        due = [(t, *self.logged.pop(t)) for t in sorted(self.logged) if t < step]
+        logged = [value for _, metrics, _ in due for value in metrics.values()]
         read = iter(torch.stack(logged).tolist() if logged else [])  # from the device once for all of them
-        return [(t, {name: next(read) for name in metrics}) for t, metrics in due]
+        return [StepLog(t, {name: next(read) for name in metrics}, empty) for t, metrics, empty in due]
 
 
 def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, Any]:

@@ -8,7 +8,8 @@ the optimiser or to a group of its parameters is refused by name.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -122,6 +123,34 @@ class TrainerProxy:
 
     def __delattr__(self, name: str) -> None:
         _refuse(f"trainer.{name}", "leave it out")
+
+
+@contextmanager
+def attached(
+    system: Any, proxy: TrainerProxy, logged: dict[str, torch.Tensor], device: torch.device
+) -> Iterator[None]:
+    """While this lasts a system sees a stand-in as its trainer, and the numbers that it logs are collected.
+
+    Args:
+        system: whose step is evaluated.
+        proxy: what it sees.
+        logged: where what it logs is put, by name.
+        device: where these numbers are kept: nothing waits for them.
+    """
+
+    def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(value, torch.Tensor) and value.numel() == 1:
+            logged[name] = value.detach().to(device, torch.float32, non_blocking=True).reshape(())
+        elif isinstance(value, (int, float)):
+            logged[name] = torch.full((), float(value), device=device)
+
+    before = getattr(system, "_trainer", None)
+    system.trainer, system.log = proxy, log
+    try:
+        yield
+    finally:
+        del system.log
+        system.trainer = before
 
 
 class Strategy:

@@ -37,7 +37,6 @@ from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.lightning_loop import solved
 from dreamprop.threestudio.purity import Purity, PurityMonitor
 from dreamprop.threestudio.refusals import theirs
-from dreamprop.threestudio.replica import EMPTY
 from dreamprop.threestudio.system import Threestudio
 from dreamprop.utils import atomic_io
 from dreamprop.utils.peak_memory import Peak
@@ -277,8 +276,9 @@ class Run:
         every = int(self.studio.trainer.get("log_every_n_steps", 50))
         if self.lead and round.step and (occupied := process.occupied(round.carried_states[0])) is not None:
             self._emptiness.look(round.step, occupied)
-        for t, metrics in process.take_log(round.step):
-            self._emptiness.rendered(t, not metrics.pop(EMPTY, 0))
+        for log in process.take_log(round.step):
+            t, metrics = log.step, log.metrics
+            self._emptiness.rendered(t, not log.empty)
             for name, value in metrics.items():
                 if name.startswith(LOSS):
                     self._losses.setdefault(name, []).append((t, value))
