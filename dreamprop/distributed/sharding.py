@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dreamprop.distributed import flat_buffer
 from dreamprop.distributed.communicator import Communicator
+from dreamprop.optim.moments import MomentKey
 from dreamprop.process import Process
 from dreamprop.state import Drift, State
 from dreamprop.utils.foreach import piece_size
@@ -65,9 +66,8 @@ class ShardSpec:
 
     def owner_of(self, moment: str) -> str | None:
         """The parameter that a moment belongs to."""
-        return next(
-            (n for n in (moment.rpartition("/")[0], moment.removeprefix("/ahead/")) if n in self.spans), None
-        )
+        parameter = MomentKey.parse(moment).parameter
+        return parameter if parameter in self.spans else None
 
 
 @dataclass(frozen=True, eq=False)
