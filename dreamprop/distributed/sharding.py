@@ -36,7 +36,7 @@ class ShardSpec:
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     """Parameters by name, in order, with their whole shapes."""
     ranks: int
-    """R."""
+    """R, the processes that share the parameters."""
     piece: int
     """Elements that are never cut apart."""
 
@@ -65,7 +65,7 @@ class ShardSpec:
         return tensor.detach().reshape(-1)[a:b]
 
     def owner_of(self, moment: str) -> str | None:
-        """The parameter that a moment belongs to."""
+        """The parameter that a moment belongs to; ``None`` where it is the optimiser's as a whole."""
         parameter = MomentKey.parse(moment).parameter
         return parameter if parameter in self.spans else None
 
@@ -109,7 +109,7 @@ class ShardedProcess:
 
     @property
     def boundaries(self) -> Collection[int]:
-        """Those of the process."""
+        """The boundaries of the process that is in pieces here."""
         return self.process.boundaries
 
     def init(self) -> State:
@@ -129,11 +129,13 @@ class ShardedProcess:
         return self.shard(self.process.update(self.unshard(state), whole))
 
     def _predict(self, state: State) -> State:
+        """The next state guessed without a drift, on this rank's part where that can be."""
         if self.process.elementwise(state.step + 1):
             return self._stamped(state, self.process.predict(state))
         return self.shard(self.process.predict(self.unshard(state)))
 
     def _skip_update(self, state: State) -> State:
+        """The next state with the update left out; done on the whole state, since it is rare."""
         return self.shard(self.process.skip_update(self.unshard(state)))
 
     def shard(self, state: State) -> State:
@@ -181,6 +183,7 @@ class ShardedProcess:
         return [row for gathered in self.communicator.all_gather_object(rows) for row in gathered]
 
     def _together(self, plan: ShardSpec, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors from this rank's parts of parameters or their gradients."""
         return self._join(plan, {n: (n, t) for n, t in parts.items()})
 
     def _join(self, plan: ShardSpec, named: Mapping[str, tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -205,6 +208,7 @@ class ShardedProcess:
         return {key: joined[key] for key in named}
 
     def _stamped(self, before: State, after: State) -> State:
+        """A state that an elementwise update has made of a part, cut as the one before."""
         return ShardedState(after.params, after.moments, after.buffers, after.step, _plan(before))
 
 

@@ -46,7 +46,7 @@ class Adam(Grouped):
         self.moments = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if amsgrad else ("exp_avg", "exp_avg_sq")
 
     def update(self, params: Tensors, moments: Tensors, grads: Tensors, step: int) -> tuple[Tensors, Tensors]:
-        """One step with these gradients."""
+        """Parameters and moments after one step with these gradients, in new memory; `step` counts from 0."""
         self._check(params, moments, grads)
         new_params, (moments, count) = dict(params), self._counted(moments, step)
         new_moments = {key: m for key, m in moments.items() if not MomentKey.parse(key).cached}
@@ -109,7 +109,7 @@ class Adam(Grouped):
     def _ahead(
         self, names: Sequence[str], moments: Tensors, o: dict[str, float], count: int
     ) -> list[torch.Tensor]:
-        """``m_hat / (sqrt(v_hat) + eps)`` of moments that have seen so many updates."""
+        """Directions ``m_hat / (sqrt(v_hat) + eps)``, one for each name, of moments that have seen `count` updates."""
         bias1, bias2 = 1 - o["beta1"] ** count, math.sqrt(1 - o["beta2"] ** count)
         top = "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
         ms, vs = (

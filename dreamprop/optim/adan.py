@@ -44,7 +44,7 @@ class Adan(Grouped):
         super().__init__(groups, beta1=beta1, beta2=beta2, beta3=beta3, eps=eps, weight_decay=weight_decay)
 
     def update(self, params: Tensors, moments: Tensors, grads: Tensors, step: int) -> tuple[Tensors, Tensors]:
-        """One step with these gradients."""
+        """Parameters and moments after one step with these gradients, in new memory; `step` counts from 0."""
         self._check(params, moments, grads)
         new_params, (new_moments, count) = dict(params), self._counted(moments, step)
         for names, at in self._groups.values():
@@ -107,7 +107,7 @@ def _descend(
     bias2: float,
     bias3: float,
 ) -> None:
-    """Move p, in place, along ``m_hat + beta2 d_hat``."""
+    """Move parameters, in place, along ``m_hat + beta2 d_hat``: the last line of the algorithm, decay included."""
     denominator = torch._foreach_sqrt(list(n))
     torch._foreach_div_(denominator, math.sqrt(bias3))
     torch._foreach_add_(denominator, o["eps"])

@@ -65,7 +65,15 @@ class Optimizer(Protocol):
 
 
 class Grouped:
-    """Parameter groups and their options by step."""
+    """An optimiser's parameter groups, and their options as functions of the step.
+
+    Args:
+        groups: parameters with their learning rates; each parameter is in one group.
+        options: by name the values of the optimiser's options, which a group may override.
+
+    Raises:
+        ValueError: a group has an unknown option, or shares a parameter or its label with another.
+    """
 
     elementwise = True
     moments: tuple[str, ...] = ()
@@ -95,7 +103,7 @@ class Grouped:
         self._names = dict.fromkeys(seen)
 
     def init(self, params: Tensors) -> Tensors:
-        """Moments before the first update: zeros."""
+        """Moments before the first update: zeros of the shape of their parameter."""
         check_names("the optimiser's groups", self._names, params)
         return {moment_key(name, m): p.new_zeros(p.shape) for name, p in params.items() for m in self.moments}
 

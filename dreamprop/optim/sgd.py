@@ -51,7 +51,7 @@ class SGD(Grouped):
         return {label: replace(group, step=None) for label, group in super().groups(step).items()}
 
     def update(self, params: Tensors, moments: Tensors, grads: Tensors, step: int) -> tuple[Tensors, Tensors]:
-        """One step down the gradient."""
+        """Parameters and moments after one step down the gradient, in new memory; `step` counts from 0."""
         self._check(params, moments, grads)
         new_params, (new_moments, count) = dict(params), self._counted(moments, step)
         for names, at in self._groups.values():
@@ -109,7 +109,7 @@ class SGD(Grouped):
 
 
 def _weight(count: int, momentum: float, dampening: float) -> float:
-    """What the buffer sums to after so many updates with gradients of 1."""
+    """What the momentum buffer sums to after `count` updates with gradients of 1: the scale of a mean in it."""
     tail = momentum ** (count - 1)
     later = count - 1 if momentum == 1 else (1 - tail) / (1 - momentum)
     return tail + (1 - dampening) * later
