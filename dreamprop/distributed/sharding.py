@@ -22,6 +22,7 @@ from torch import Tensor
 from dreamprop.distributed import flat_buffer
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.distributed.flat_buffer import TensorSpec
+from dreamprop.optim.moments import MomentKey
 from dreamprop.process import Group, Process
 from dreamprop.state import Drift, State
 from dreamprop.utils.foreach import piece_size
@@ -36,7 +37,7 @@ class ShardSpec:
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     """Parameters by name, in order, with their whole shapes."""
     ranks: int
-    """R."""
+    """R, the processes that share the parameters."""
     piece: int
     """Elements that are never cut apart."""
 
@@ -65,10 +66,9 @@ class ShardSpec:
         return tensor.detach().reshape(-1)[a:b]
 
     def owner_of(self, moment: str) -> str | None:
-        """The parameter that a moment belongs to."""
-        return next(
-            (n for n in (moment.rpartition("/")[0], moment.removeprefix("/ahead/")) if n in self.spans), None
-        )
+        """The parameter that a moment belongs to; ``None`` where it is the optimiser's as a whole."""
+        parameter = MomentKey.parse(moment).parameter
+        return parameter if parameter in self.spans else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ class ShardedProcess(Process):
 
     @property
     def boundaries(self) -> Collection[int]:  # type: ignore[override]
-        """Those of the process."""
+        """The boundaries of the process that is in pieces here."""
         return self.process.boundaries
 
     def init(self) -> State:
@@ -116,7 +116,7 @@ class ShardedProcess(Process):
         return self.shard(self.process.update(self.unshard(state), whole))
 
     def predict(self, state: State) -> State:
-        """One step along the momentum, on this rank's part where that can be."""
+        """The next state guessed without a drift, on this rank's part where that can be."""
         if self.process.elementwise(state.step + 1):
             return self._stamped(state, self.process.predict(state))
         return self.shard(self.process.predict(self.unshard(state)))
@@ -127,15 +127,15 @@ class ShardedProcess(Process):
         return None if passed is None else self.shard(passed)
 
     def groups(self, step: int) -> Mapping[str, Group]:
-        """Those of the process."""
+        """The error groups of the process that is in pieces here."""
         return self.process.groups(step)
 
     def buffer_distance(self, name: str, rolled_out: Tensor, guessed: Tensor) -> Tensor:
-        """That of the process: buffers are whole on every rank."""
+        """How far two buffers differ, as the process measures it: buffers are whole on every rank."""
         return self.process.buffer_distance(name, rolled_out, guessed)
 
     def elementwise(self, step: int) -> bool:
-        """That of the process."""
+        """Whether the update into a step can be done on parts, as the process says."""
         return self.process.elementwise(step)
 
     def shard(self, state: State) -> State:
@@ -183,6 +183,7 @@ class ShardedProcess(Process):
         return [row for gathered in self.communicator.all_gather_object(rows) for row in gathered]
 
     def _together(self, plan: ShardSpec, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors from this rank's parts of parameters or their gradients."""
         return self._join(plan, {n: (n, t) for n, t in parts.items()})
 
     def _join(self, plan: ShardSpec, named: Mapping[str, tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -211,6 +212,7 @@ class ShardedProcess(Process):
         return {key: joined[key] for key in named}
 
     def _stamped(self, before: State, after: State) -> State:
+        """A state that an elementwise update has made of a part, cut as the one before."""
         return ShardedState(after.params, after.moments, after.buffers, after.step, _plan(before))
 
 

@@ -22,6 +22,9 @@ class TrainerConfig:
 
     max_steps: int = 120
     """Optimiser steps."""
+    deterministic: bool = False
+    """Whether PyTorch takes deterministic algorithms alone: on CUDA sums come in any order otherwise, and two runs
+    differ in their last bits. Slower."""
 
     def __post_init__(self) -> None:
         number("trainer.max_steps", self.max_steps, 1, 1e9, whole=True, remedy="use 120")

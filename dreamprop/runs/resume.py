@@ -17,7 +17,7 @@ from dreamprop.checkpoint import Damaged
 from dreamprop.config import loader as configs
 from dreamprop.config.loader import InputError
 from dreamprop.config.validate import brief
-from dreamprop.optim.base import SKIPPED
+from dreamprop.optim.moments import SKIPPED, MomentKey
 from dreamprop.runs.experiment import Experiment
 from dreamprop.solver.predict import momentum
 from dreamprop.solver.window import Window
@@ -159,8 +159,9 @@ def _like(process: Any, step: int) -> State:
     for boundary in sorted(process.boundaries):
         if boundary <= step:
             state = momentum(process, replace(state, step=boundary - 1))
-    # what begins with a slash is the optimiser's own, such as what a prediction leaves to the next
-    return replace(state, moments={n: m for n, m in state.moments.items() if not n.startswith("/")})
+    # without what a prediction leaves to the next
+    moments = {name: m for name, m in state.moments.items() if MomentKey.parse(name).initial}
+    return replace(state, moments=moments)
 
 
 def _alike(part: str, got: Mapping[str, Tensor], like: Mapping[str, Tensor], shaped: bool = True) -> None:

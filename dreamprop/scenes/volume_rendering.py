@@ -15,12 +15,12 @@ import math
 from dataclasses import dataclass
 
 import nerfacc
-import torch
 from torch import Tensor
 
 from dreamprop.scenes.cameras import Cameras, rays
 from dreamprop.scenes.field import Field, Tensors
 from dreamprop.scenes.ray_marching import march
+from dreamprop.scenes.ray_weights import ray_weights
 from dreamprop.scenes.shading import Shading, shade
 
 
@@ -86,10 +86,7 @@ def render(
     total = count * origins.shape[1]
     dense = found.density.new_zeros(count, origins.shape[1] * samples + 1)
     dense = dense.scatter(1, marched.index, found.density * marched.valid)[:, :-1]
-    ends = torch.full((1, samples), marched.step, device=dense.device)
-    weights, _, _ = nerfacc.render_weight_from_density(
-        torch.zeros_like(ends), ends, dense.reshape(total, samples)
-    )
+    weights = ray_weights(dense.reshape(total, samples), marched.step)
     opacity = nerfacc.accumulate_along_rays(weights, None)
     inside = weights.view(count, -1).gather(1, marched.index.clamp(max=dense.shape[1] - 1)) * marched.valid
 

@@ -2,7 +2,8 @@
 
 A slot is one step of the window; slot 0 is the accepted state. Shapes: W slots of a window, N named tensors.
 Norms are taken on the device and read back together: once for the gradients, before anything is made of them, and once
-for the states.
+for the states. Sums of squares are the same however states lie over processes and however many threads there are: they
+are exact sums over the norms of pieces whose borders depend on the tensor alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dreamprop.distributed.layout import REPLICATED, Layout
 from dreamprop.process import Group, buffer_distance
 from dreamprop.solver.buffers import Units
 from dreamprop.state import Drift, State, check_shapes
+from dreamprop.utils.exact_sum import partial_sums, piece_norms, total
 from dreamprop.utils.foreach import blocks
 
 BufferDistance = Callable[[str, Tensor, Tensor], Tensor]
@@ -93,16 +95,34 @@ def measure(
                 reading.bits(("bits", i), list(mine(now).values()), [then[n] for n in mine(now)])
         count = {name: layout.numel(state, name) for name in named}
         norms.append(Norms(dict.fromkeys(named, 0.0), dict.fromkeys(measured, 0.0), count, False))
-    for kind, i, name, value in layout.gather(reading.read()):
+    squares: dict[tuple[str, int, str], list[float]] = {}
+    for kind, i, name, value in layout.gather(_rows(reading.read())):
         if kind == "buffer":
             norms[i].buffers[name] = value
         elif kind == "bits":
-            norms[i].differs |= value != 0
+            norms[i].differs = True
         else:
-            sums = norms[i].moved if kind == "moved" else norms[i].error
-            assert sums is not None
-            sums[name] += value * value
+            squares.setdefault((kind, i, name), []).append(value)
+    for (kind, i, name), parts in squares.items():
+        sums = norms[i].moved if kind == "moved" else norms[i].error
+        assert sums is not None
+        sums[name] = total(parts)
     return norms
+
+
+def _rows(read: Sequence[tuple[str, int, str, float]]) -> list[tuple[str, int, str, float]]:
+    """What the processes tell each other of what they have read: kind, slot, name and a number.
+
+    Squares of one tensor come as a few numbers with the same exact sum, bits only where they differ.
+    """
+    rows: list[tuple[str, int, str, float]] = []
+    squares: dict[tuple[str, int, str], list[float]] = {}
+    for kind, i, name, value in read:
+        if kind in ("error", "moved"):
+            squares.setdefault((kind, i, name), []).append(value * value)
+        elif kind == "buffer" or value != 0:
+            rows.append((kind, i, name, value))
+    return rows + [(*key, part) for key, terms in squares.items() for part in partial_sums(terms)]
 
 
 def nonfinite(drifts: Sequence[Drift], state: State, layout: Layout = REPLICATED) -> list[str | None]:
@@ -119,11 +139,8 @@ def nonfinite(drifts: Sequence[Drift], state: State, layout: Layout = REPLICATED
         reading.norm(("grad", i), {n: g for n, g in drift.grads.items() if layout.counts(state, n)})
     suspects = [(i, name) for _, i, name, value in reading.read() if not math.isfinite(value)]
     # a sum of squares that overflows looks like one
-    found = layout.gather([(i, name) for i, name in suspects if not _finite(drifts[i].grads[name])])
-    bad: list[str | None] = [None] * len(drifts)
-    for i, name in found:
-        bad[i] = bad[i] or name
-    return bad
+    broken = set(layout.gather([(i, name) for i, name in suspects if not _finite(drifts[i].grads[name])]))
+    return [next((n for n in drift.grads if (i, n) in broken), None) for i, drift in enumerate(drifts)]
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -146,21 +163,20 @@ class _Reading:
     def norm(self, kind: tuple[str, int], tensors: Mapping[str, Tensor]) -> None:
         """Norm of each tensor: NaN and Inf show in it, and a sum of squares that overflows looks like one."""
         named = {name: t.detach() for name, t in tensors.items() if t.numel()}
-        for dtype in {t.dtype for t in named.values()}:
+        for dtype in dict.fromkeys(t.dtype for t in named.values()):
             some = {name: t for name, t in named.items() if t.dtype == dtype}
             wide = torch.float32 if dtype.itemsize < 4 else None
             self._add(kind, list(some), torch._foreach_norm(list(some.values()), ord=2, dtype=wide))
 
     def difference(self, kind: tuple[str, int], a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
-        """Norms of a - b, of the tensors of a."""
+        """Norms of a - b by piece, of the tensors of a."""
         names = [name for name, t in a.items() if t.numel() and (t.is_floating_point() or t.is_complex())]
-        for dtype in {a[name].dtype for name in names}:
+        for dtype in dict.fromkeys(a[name].dtype for name in names):
             some = [name for name in names if a[name].dtype == dtype]
-            # a sum of squares overflows in half precision
-            wide = torch.float32 if dtype.itemsize < 4 else None
-            for owners, (x, y) in blocks([a[n].detach() for n in some], [b[n].detach() for n in some]):
-                values = torch._foreach_norm(torch._foreach_sub(x, y), ord=2, dtype=wide)
-                self._add(kind, [some[k] for k in owners], values)
+            flat = [[tensors[name].detach().reshape(-1) for name in some] for tensors in (a, b)]
+            for owners, (x, y) in blocks(*flat):
+                owned, values = piece_norms(owners, torch._foreach_sub(x, y))
+                self._add(kind, [some[k] for k in owned], values)
 
     def bits(self, kind: tuple[str, int], a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
         """Whether any bit differs, or a value is not a number, for which equality says nothing."""
