@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -102,7 +102,7 @@ def tensors_alive(
     return max(found[1:]) / size, alive.peak / size
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Time both, in turns, and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--params", type=int, default=10_000_000)
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--predictor", default="momentum")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
 
     shapes = [args.params // args.tensors] * args.tensors
     process = Free(shapes, args.device)
