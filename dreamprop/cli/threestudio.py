@@ -14,6 +14,7 @@ from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.config import ParallelConfig
+from dreamprop.runs.loop import RunSettings
 from dreamprop.runs.outcome import Outcome
 from dreamprop.runs.threestudio.compare import compare
 from dreamprop.runs.threestudio.run import Run
@@ -68,7 +69,8 @@ def launch(given: Namespace) -> int:
         return _compare(given, read.studio, block, device, communicator)
     communicator = Communicator(timeout=block.timeout)
     if verb == "train":
-        return Run(given, read.studio, block, device, communicator, sequential=given.baseline).train()
+        settings = RunSettings(block, int(read.studio.trainer.max_steps), given.baseline)
+        return Run(given, read.studio, settings, device, communicator).train()
     return Session(config, read.studio, device, communicator, training=False).show(verb)
 
 
@@ -83,9 +85,8 @@ def _compare(
         own = copy.deepcopy(studio)
         own.trial_dir = str(place)
         communicator = Communicator(timeout=block.timeout)
-        return Run(
-            given, own, block, device, communicator, sequential=sequential, seed=seed, compared=True
-        ).outcome()
+        settings = RunSettings(block, int(studio.trainer.max_steps), sequential)
+        return Run(given, own, settings, device, communicator, seed=seed, compared=True).outcome()
 
     return compare(Path(studio.trial_dir), prompt_of(studio), int(studio.seed), train, communicator)
 

@@ -57,7 +57,7 @@ Refused = Callable[[int], str]
         (f"name={'x' * 300}", ["name", "at most 240 bytes"]),
         ("parallel.error_rule=stepp", ["parallel.error_rule", "step, paper", "'stepp'"]),
         ("parallel.error_rule=exact", ["parallel.error_rule", "step, paper", "'exact'"]),
-        ("parallel.evaluator=gpu", ["parallel.evaluator", "batched, serial, distributed", "'gpu'"]),
+        ("parallel.evaluator=gpu", ["parallel.evaluator", "serial, batched, distributed", "'gpu'"]),
         ("parallel.layout=split", ["parallel.layout", "replicated, sharded", "'split'"]),
         ("parallel.purity=lax", ["parallel.purity", "strict, warn", "'lax'"]),
         ("parallel.purity_tolerance=1.5", ["parallel.purity_tolerance", "<= 1,", "1.5", "use 0.01"]),
