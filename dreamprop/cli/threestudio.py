@@ -11,6 +11,8 @@ import torch
 
 from dreamprop.config import loader as configs
 from dreamprop.config.loader import InputError
+from dreamprop.config.validate import brief
+from dreamprop.config.yaml_size import check_size
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.config import ParallelConfig
@@ -51,10 +53,13 @@ def launch(given: Namespace) -> int:
     device = _device(given)
     root = given.threestudio.resolve() if given.threestudio else None
     config = given.config.resolve()
+    configs.read(config)  # what is wrong with it as YAML is told before threestudio makes anything of it
     with theirs():
         report = coordination.run_on_all(communicator, lambda: told(lambda: install(root, device)))
         if communicator.rank == 0:
             print("\n".join(report.lines()))
+        for argument in arguments:
+            check_size(argument.partition("=")[2], f"override {brief(argument)}")
         arguments = _paths(arguments)
         if root is not None:
             os.chdir(root)  # load/, custom/ and outputs/ are where threestudio's users have them
