@@ -211,8 +211,8 @@ def test_a_checkpoint_of_other_content_is_refused(
 
 
 def test_a_checkpoint_behind_a_boundary_has_the_shapes_from_there_on() -> None:
-    from dreamprop.methods.factory import make_field, make_optimizer
     from dreamprop.checkpoint.expected import Expected
+    from dreamprop.methods.factory import make_field, make_optimizer
     from dreamprop.runs import experiment
 
     config = experiment.load(

@@ -118,8 +118,8 @@ class Run:
             self.given.config, self.studio, self.device, self.communicator, training=True
         )
         if self.lead:
-            self.place.mkdir(parents=True, exist_ok=True)
-            (self.place / "cmd.txt").write_text("python " + " ".join(sys.argv) + "\n")
+            atomic_io.make_folder(self.place)
+            atomic_io.write_text(self.place / "cmd.txt", "python " + " ".join(sys.argv) + "\n")
             print(f"writing to {self.place}")
         trainer, system = made.trainer, made.system
         with Guard(), self._open, theirs(self.studio, lambda: self._begun):
