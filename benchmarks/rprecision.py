@@ -22,7 +22,7 @@ from common import ROOT, Results, experiment, judged, prompts, table, views
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.experiment import make_process
-from dreamprop.runs.parallel import solve_options
+from dreamprop.runs.loop import RunSettings, solve_options
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def measure(args: argparse.Namespace, results: Results, setting: Setting, prompt
     process, steps = make_process(ex), ex.config.trainer.max_steps
     began = time.perf_counter()
     if setting.accelerated:
-        solution = dp.solve(process, steps, **solve_options(process, ex.config.parallel, Communicator()))
+        options = solve_options(process, RunSettings(ex.config.parallel, steps), Communicator())
+        solution = dp.solve(process, steps, **options)
     else:
         solution = dp.solve_sequential(process, steps)
     seconds = time.perf_counter() - began

@@ -109,7 +109,7 @@ def test_a_full_disk_under_the_metrics(cli: Cli, refused: Refused) -> None:
     log._file = open("/dev/full", "w", newline="")  # noqa: SIM115
     log._writer.writer = __import__("csv").writer(log._file)
     with pytest.raises(InputError, match="No space left on device"), log:
-        log.add(Round(1, 2, 1, [0.0], None, 1, 0.1, 0))  # type: ignore[arg-type]
+        log.on_round(Round(1, 2, 1, [0.0], None, 1, 0.1, 0))  # type: ignore[arg-type]
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(place: Path) -> None:
@@ -211,8 +211,9 @@ def test_a_checkpoint_of_other_content_is_refused(
 
 
 def test_a_checkpoint_behind_a_boundary_has_the_shapes_from_there_on() -> None:
+    from dreamprop.checkpoint.expected import Expected
     from dreamprop.methods.factory import make_field, make_optimizer
-    from dreamprop.runs import experiment, resume
+    from dreamprop.runs import experiment
 
     config = experiment.load(
         REPOSITORY / "configs" / "dreamfusion.yaml",
@@ -241,11 +242,12 @@ def test_a_checkpoint_behind_a_boundary_has_the_shapes_from_there_on() -> None:
     small = process.init()
     large = process.predict(replace(small, step=4))
     large = replace(large, moments={n: m for n, m in large.moments.items() if not n.startswith("/")})
-    resume.check(process, Window((replace(small, step=4), replace(large, moments={}))))
-    resume.check(process, Window((large,)))
+    expected = Expected.of(process, 5)
+    expected.check(Window((replace(small, step=4), replace(large, moments={}))))
+    expected.check(Window((large,)))
     for wrong in (replace(small, step=5), replace(large, step=4)):
         with pytest.raises(checkpoint.Damaged, match="params"):
-            resume.check(process, Window((wrong,)))
+            expected.check(Window((wrong,)))
 
 
 @pytest.mark.parametrize("resume", ["x" * 300, "x\0y", "toy.yaml/below"])

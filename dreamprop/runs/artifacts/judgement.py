@@ -1,4 +1,4 @@
-"""What the shipped judge says of the views of a result, where an embedded model made it."""
+"""What the shipped judge, which did not make them, says of the views of a result."""
 
 from typing import Any
 
@@ -6,23 +6,20 @@ from torch import Tensor
 
 from dreamprop.prior import classifier
 from dreamprop.prior.vocabulary import parse
-from dreamprop.runs.experiment import Experiment
 
 
-def judge_views(experiment: Experiment, views: Tensor) -> dict[str, Any] | None:
+def judge_views(prompt: str, views: Tensor) -> dict[str, Any] | None:
     """Ask the judge for the shape and the colour of each view.
 
     Args:
-        experiment: says which model and which prompt.
+        prompt: what they should show, in the words of the embedded models; nothing where another model made them.
         views: [N, 3, H, W] in [0, 1].
 
     Returns:
         `views`, `correct`, `r_precision` (the fraction that is named as the prompt says) and `labels`; None
-        with another model than an embedded one, or with two objects in the prompt: the judge knows one.
+        without a prompt, or with two objects in it: the judge knows one.
     """
-    if not experiment.embedded:
-        return None
-    objects = parse(experiment.prompt)
+    objects = parse(prompt) if prompt else []
     if len(objects) != 1:
         return None
     labels = classifier.load().label(views.float().cpu())
