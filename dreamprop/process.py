@@ -77,6 +77,11 @@ class Process:
         """Whether ``drift_window`` is more than one drift after another, so that batches are worth while."""
         return type(self).drift_window is not Process.drift_window
 
+    @property
+    def predictive(self) -> bool:
+        """Whether ``predict`` is more than a copy, so that it knows the shapes behind a boundary."""
+        return type(self).predict is not Process.predict
+
     def drift_window(self, states: Sequence[State]) -> list[Drift]:
         """The drifts of several states, [W] to [W], in one fused evaluation where the process has one."""
         return [self.drift(state) for state in states]
@@ -127,7 +132,7 @@ class _Completed(Process):
         self.chain = chain
         self.init, self.drift, self.update = chain.init, chain.drift, chain.update  # type: ignore[method-assign]
         own = {name: getattr(chain, name) for name in OPTIONAL if hasattr(chain, name)}
-        self._fused = "drift_window" in own
+        self._fused, self._predictive = "drift_window" in own, "predict" in own
         if "elementwise" not in own:
             own["elementwise"] = lambda step: Process.elementwise(
                 chain, step
@@ -144,6 +149,11 @@ class _Completed(Process):
     def fused(self) -> bool:
         """Whether the chain has a ``drift_window`` of its own."""
         return self._fused
+
+    @property
+    def predictive(self) -> bool:
+        """Whether the chain has a ``predict`` of its own."""
+        return self._predictive
 
     def __getattr__(self, name: str) -> Any:
         """What else the chain has, for evaluators of a user's own."""

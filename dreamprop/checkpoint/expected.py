@@ -47,7 +47,7 @@ class Expected:
             moments = {name: m for name, m in state.moments.items() if MomentKey.parse(name).initial}
             state = replace(state, moments=moments)
             eras.append((boundary, _forms(state)))
-        return cls(tuple(eras), hasattr(process, "predict"))
+        return cls(tuple(eras), process.predictive)
 
     def check(self, window: Window) -> None:
         """See that the states of a window are of these forms and hold finite numbers.

@@ -25,6 +25,7 @@ from dreamprop.distributed.communicator import Communicator
 from dreamprop.distributed.layout import REPLICATED
 from dreamprop.distributed.sharding import ShardedProcess
 from dreamprop.evaluate.sub_batch import SmallerBatch
+from dreamprop.process import as_process
 from dreamprop.runs.config import ParallelConfig
 from dreamprop.solver.solution import Round
 from dreamprop.solver.window import Window
@@ -56,12 +57,8 @@ class RunSettings:
     @property
     def exact(self) -> bool:
         """Whether the result is promised to be the sequential run's, bit for bit, on one process."""
-        return self.parallel.window == 1 or self.bitwise
-
-    @property
-    def bitwise(self) -> bool:
-        """Whether guesses must match bit for bit."""
-        return self.parallel.error_rule == "step" and self.parallel.tolerance == 0
+        proof = self.parallel.error_rule == "step" and self.parallel.tolerance == 0
+        return proof or self.parallel.window == 1
 
 
 class Callback:
@@ -164,7 +161,7 @@ def evaluator_name(process: Any, settings: RunSettings, communicator: Communicat
                 f"parallel.evaluator must be distributed with {communicator.size} processes, got {asked}; drop it"
             )
         return "distributed"
-    return asked or ("batched" if hasattr(process, "drift_window") and not settings.exact else "serial")
+    return asked or dp.evaluate.default_evaluator(as_process(process), settings.exact)
 
 
 def check(process: Any, settings: RunSettings, communicator: Communicator) -> None:
@@ -176,7 +173,7 @@ def check(process: Any, settings: RunSettings, communicator: Communicator) -> No
     evaluator_name(process, settings, communicator)
     if settings.parallel.layout == "sharded" and communicator.size > 1:
         try:
-            ShardedProcess(process, communicator)
+            ShardedProcess(as_process(process), communicator)
         except ValueError as error:
             raise InputError(f"parallel.layout: {error}") from None
 
@@ -188,9 +185,7 @@ def solve_options(process: Any, settings: RunSettings, communicator: Communicato
         "serial": lambda: dp.evaluate.serial,
         "batched": lambda: dp.evaluate.batched(sub_batch=parallel.sub_batch),
         "distributed": lambda: dp.evaluate.distributed(
-            layout=parallel.layout,
-            sub_batch=parallel.sub_batch or (1 if settings.bitwise else None),
-            timeout=parallel.timeout,
+            layout=parallel.layout, sub_batch=parallel.sub_batch, timeout=parallel.timeout
         ),
     }
     options = {name: getattr(parallel, name) for name in PLAIN}

@@ -15,6 +15,7 @@ from dreamprop.checkpoint.expected import Expected
 from dreamprop.config import loader as configs
 from dreamprop.config.loader import InputError
 from dreamprop.config.validate import brief
+from dreamprop.process import as_process
 from dreamprop.solver.window import Window
 from dreamprop.utils import atomic_io
 
@@ -89,7 +90,9 @@ def load(process: Any, tree: DictConfig, last: int, resume: Path) -> tuple[Path,
     folder = resume / "checkpoints" if os.path.isdir(resume / "checkpoints") else resume
     if os.path.isfile(resume / "config.yaml") and not any(folder.glob("step-*")):
         return resume, None, [f"{resume} has no checkpoint yet; beginning at step 0"]
-    expected = Expected.of(process, last)  # and let go of, before the tensors of a checkpoint are read
+    expected = Expected.of(
+        as_process(process), last
+    )  # and let go of, before the tensors of a checkpoint are read
 
     def fits(path: Path, window: Window, meta: dict[str, Any]) -> None:
         _check_config(tree, path, meta)
