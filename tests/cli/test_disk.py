@@ -23,7 +23,7 @@ from dreamprop import checkpoint
 from dreamprop.checkpoint import format
 from dreamprop.cli import main
 from dreamprop.config.loader import InputError
-from dreamprop.process import as_process
+from dreamprop.process import Process
 from dreamprop.rng import generator
 from dreamprop.runs import directory
 from dreamprop.runs.summary import SUMS
@@ -223,7 +223,7 @@ def test_a_checkpoint_behind_a_boundary_has_the_shapes_from_there_on() -> None:
     field = make_field(config.system)
     optimizer = make_optimizer(config.system.optimizer, "volume-grid", field.groups())
 
-    class Growing:
+    class Growing(Process):
         boundaries = (5,)
 
         def init(self) -> State:
@@ -243,7 +243,7 @@ def test_a_checkpoint_behind_a_boundary_has_the_shapes_from_there_on() -> None:
     small = process.init()
     large = process.predict(replace(small, step=4))
     large = replace(large, moments={n: m for n, m in large.moments.items() if not n.startswith("/")})
-    expected = Expected.of(as_process(process), 5)
+    expected = Expected.of(process, 5)
     expected.check(Window((replace(small, step=4), replace(large, moments={}))))
     expected.check(Window((large,)))
     for wrong in (replace(small, step=5), replace(large, step=4)):
