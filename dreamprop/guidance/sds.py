@@ -19,21 +19,10 @@ from torch import Tensor
 
 from dreamprop.guidance.diffusion import Model
 from dreamprop.guidance.prompt import Prompt
+from dreamprop.guidance.protocol import Draw
 from dreamprop.schedule import Schedule, schedule
 
 WEIGHTINGS = ("sds", "uniform", "fantasia3d")
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The random part of a gradient."""
-
-    timesteps: Tensor
-    """[N] int64"""
-    noise: Tensor
-    """[N, C, h, w] standard normal"""
-    posterior: Tensor | None
-    """[N, C, h, w] standard normal, for the latents of pictures; None for a model of pixels"""
 
 
 def weight(alphas_cumprod: Tensor, strategy: str) -> Tensor:
@@ -143,13 +132,3 @@ class SDS:
     def _by_step(value: Schedule, steps: Sequence[int], like: Tensor) -> Tensor:
         at = schedule(value)
         return torch.tensor([at(s) for s in steps], device=like.device, dtype=torch.float32).view(-1, 1, 1, 1)
-
-
-def join(draws: Sequence[Draw]) -> Draw:
-    """The draws of several states as one."""
-    posteriors = [d.posterior for d in draws if d.posterior is not None]
-    return Draw(
-        torch.cat([d.timesteps for d in draws]),
-        torch.cat([d.noise for d in draws]),
-        torch.cat(posteriors) if posteriors else None,
-    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreamprop.guidance.sds import SDS, Draw
+from dreamprop.guidance.protocol import Draw, Guidance
 from dreamprop.methods.config import DataConfig
 from dreamprop.rng import generator
 from dreamprop.scenes import background, cameras
@@ -38,7 +38,9 @@ class StepSample:
     guidance: Draw
 
 
-def draw_step(data: DataConfig, material: MaterialConfig, guidance: SDS, seed: int, step: int) -> StepSample:
+def draw_step(
+    data: DataConfig, material: MaterialConfig, guidance: Guidance, seed: int, step: int
+) -> StepSample:
     """The draws of a step."""
     batch, height, width = data.size(step)
     uniform, normal = cameras.draw(batch, generator(seed, step, "cameras"))

@@ -35,6 +35,11 @@ class Field(Protocol):
         """Of the ball."""
         ...
 
+    @property
+    def grows(self) -> bool:
+        """Whether the field has a resolution that `grow` changes."""
+        ...
+
     def init(self, generator: torch.Generator) -> tuple[Tensors, Tensors]:
         """Parameters and buffers of one state at step 0."""
         ...

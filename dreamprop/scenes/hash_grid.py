@@ -51,6 +51,11 @@ class HashGrid:
     """What is left of a remembered density at a refresh; short runs must be able to forget the blob they begin with."""
 
     @property
+    def grows(self) -> bool:
+        """A hash grid has one size."""
+        return False
+
+    @property
     def sides(self) -> list[int]:
         """Vertices along a side, by level."""
         return [int(self.coarsest * self.growth**level) for level in range(self.levels)]

@@ -34,6 +34,11 @@ class VoxelGrid:
     noise: float = 0.01
     """Standard deviation of the raw colours at the start."""
 
+    @property
+    def grows(self) -> bool:
+        """A grid of voxels does."""
+        return True
+
     def init(self, generator: torch.Generator) -> tuple[Tensors, Tensors]:
         """Raw density [R, R, R] zero (the bias makes the blob), raw colour [R, R, R, 3] near grey."""
         r = self.resolution

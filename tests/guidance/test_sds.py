@@ -9,7 +9,8 @@ import torch
 
 from dreamprop.guidance.diffusion import Model, load
 from dreamprop.guidance.prompt import DIRECTIONS, Prompt, Views
-from dreamprop.guidance.sds import SDS, Draw, join
+from dreamprop.guidance.protocol import Draw, join
+from dreamprop.guidance.sds import SDS
 from tests.guidance import tiny
 
 ELEVATION, AZIMUTH = torch.tensor([0.0, 70.0, 10.0]), torch.tensor([0.0, 20.0, 170.0])

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamprop.guidance.sds import Draw
-from dreamprop.methods import dreamfusion
+from dreamprop.guidance.protocol import Draw
+from dreamprop.methods import distillation, dreamfusion
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.scenes import cameras
 from dreamprop.scenes.config import BackgroundConfig, GeometryConfig, RendererConfig
@@ -66,7 +66,7 @@ def show(process: dreamfusion.DreamFusion, state: State) -> Shown:
 
 @pytest.mark.parametrize("kind", ["volume-grid", "implicit-volume"])
 def test_a_method_by_its_result(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dreamfusion, "_guidance", lambda *_: Pull())
+    monkeypatch.setattr(distillation, "make_guidance", lambda *_: Pull())
     data = DataConfig(
         batch_size=1,
         width=SIDE,
