@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import Sampled, Tensors
-from dreamprop.scenes.grid_lookup import cell, corners, gather, weights
+from dreamprop.utils.grid_encoding import Part, cell, dense_rows, gather, weights
 
 DENSITY, COLOR = "geometry.density", "geometry.color"
 
@@ -61,9 +61,10 @@ class VoxelGrid:
         position = (points.reshape(-1, 3).t() / self.radius + 1) * ((side - 1) / 2)  # [3, W M]
         owner = torch.arange(count, device=raw.device).repeat_interleave(points.shape[1]) * side**3  # [W M]
 
-        def locate(part: slice) -> tuple[Tensor, Tensor]:
+        def locate(part: slice) -> Part:
             low, rest = cell(position[:, part], side)
-            return corners(low, side) + owner[part, None], weights(rest)
+            rows = dense_rows(low.unbind()[::-1], (1, side, side**2))
+            return rows + owner[part, None], weights(rest.unbind()[::-1])
 
         found = gather(table, locate, len(owner)).view(-1, *points.shape[:2])  # [4 or 7, W, M]
         density, albedo, *rest = found.split([1, 3, 3] if normals else [1, 3])
