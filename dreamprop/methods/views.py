@@ -46,8 +46,6 @@ def around(
     device = next(iter(state.params.values())).device
     samples = renderer.eval_num_samples_per_ray
     params, buffers = stack([state.params]), stack([state.buffers])
-    # the cells that the run itself skips, at another spacing
-    prune = renderer.prune_alpha * renderer.num_samples_per_ray / samples
     azimuth = torch.arange(num_views, device=device) * (360.0 / num_views)
     for part in azimuth.split(max(1, CHUNK // (width * height * samples))):
         view = cameras.orbit(
@@ -57,7 +55,17 @@ def around(
             torch.full_like(part, sum(data.fovy_range) / 2),
         )
         shift = torch.full((1, len(part) * height * width), 0.5, device=device)
-        yield render(field, params, buffers, view, height, width, shift, samples=samples, prune_alpha=prune)
+        yield render(
+            field,
+            params,
+            buffers,
+            view,
+            height,
+            width,
+            shift,
+            samples=samples,
+            prune_alpha=renderer.prune_alpha,
+        )
 
 
 @torch.no_grad()

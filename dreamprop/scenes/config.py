@@ -121,8 +121,9 @@ class RendererConfig:
     num_samples_per_ray: int = 32
     """Samples along the ball's diameter; shorter chords take fewer at the same spacing."""
     prune_alpha: float = 0.01
-    """Samples whose cell is emptier than this opacity are skipped; 0 skips none. A third of the samples is left then
-    by the middle of a run, to no visible loss."""
+    """Cells are skipped whose matter along 1/32 of the ball's diameter has less opacity than this, however many
+    samples a ray takes; 0 skips none. A third of the samples is left then by the middle of a run, to no visible
+    loss."""
     eval_num_samples_per_ray: int = 96
     """The same for pictures of a result."""
 

@@ -5,7 +5,6 @@ Legend: points are [..., 3] in world units.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -34,13 +33,6 @@ class Density:
         return (
             F.softplus(biased) if self.activation == "softplus" else biased.clamp(max=15).exp()
         ) * self.scale
-
-    def threshold(self, density: float) -> float:
-        """The value of `raw + bias` at which the density is the given one."""
-        x = density / self.scale
-        if self.activation == "softplus":
-            return math.log(math.expm1(x)) if x < 30 else x
-        return math.log(x)
 
     def offset(self, points: Tensor) -> Tensor:
         """The bias [...] at points."""

@@ -127,9 +127,10 @@ class HashGrid:
         return self.density.of(biased), albedo.sigmoid()
 
     def occupancy_mask(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
-        """The cells [W, G, G, G] that are remembered above the density, and their neighbours."""
-        full = (buffers[OCCUPANCY] > density).float()
-        return F.max_pool3d(full, 3, stride=1, padding=1) > 0
+        """The cells [W, G, G, G] remembered above the density or, if that is less, the mean, and their neighbours."""
+        found = buffers[OCCUPANCY]
+        full = found > found.mean((1, 2, 3), keepdim=True).clamp(max=density)
+        return F.max_pool3d(full.float(), 3, stride=1, padding=1) > 0
 
     def update_occupancy(
         self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator

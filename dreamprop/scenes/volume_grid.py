@@ -77,10 +77,11 @@ class VoxelGrid:
         return torch.stack(torch.gradient(raw, spacing=step, dim=(1, 2, 3)), -1)
 
     def occupancy_mask(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
-        """The cells [W, R-1, R-1, R-1] with a corner above the density."""
+        """The cells [W, R-1, R-1, R-1] with a corner above the density or, if that is less, above the mean of all."""
         raw = params[DENSITY].detach()
         biased = raw + _bias(self.density, self.radius, raw.shape[-1], raw.device)
-        full = biased > self.density.threshold(density)
+        found = self.density.of(biased)
+        full = found > found.mean((1, 2, 3), keepdim=True).clamp(max=density)
         full = full[:, 1:] | full[:, :-1]
         full = full[:, :, 1:] | full[:, :, :-1]
         return full[..., 1:] | full[..., :-1]
