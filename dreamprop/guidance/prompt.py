@@ -29,10 +29,9 @@ class Views:
         """The number [N] in DIRECTIONS of what cameras at elevations and azimuths [N] see."""
         turn = (azimuth + 180) % 360 - 180
         found = torch.zeros_like(turn, dtype=torch.long)
-        found[turn.abs() < self.front_threshold] = 1
-        found[turn.abs() > 180 - self.back_threshold] = 2
-        found[elevation > self.overhead_threshold] = 3
-        return found
+        found = found.masked_fill(turn.abs() < self.front_threshold, 1)
+        found = found.masked_fill(turn.abs() > 180 - self.back_threshold, 2)
+        return found.masked_fill(elevation > self.overhead_threshold, 3)
 
 
 @dataclass(frozen=True)

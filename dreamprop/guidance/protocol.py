@@ -44,7 +44,7 @@ class Guidance(Protocol):
         Args:
             images: [N, 3, H, V] in [0, 1], in the graph.
             elevation, azimuth: [N] of their cameras, in degrees.
-            draw: of all N.
+            draw: of all N, on the device of the images.
             steps: [N] the step of the state that each belongs to.
 
         Returns:

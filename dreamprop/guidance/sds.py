@@ -21,6 +21,7 @@ from dreamprop.guidance.diffusion import Model
 from dreamprop.guidance.prompt import Prompt
 from dreamprop.guidance.protocol import Draw
 from dreamprop.schedule import Schedule, schedule
+from dreamprop.utils.transfer import filled
 
 WEIGHTINGS = ("sds", "uniform", "fantasia3d")
 
@@ -101,18 +102,17 @@ class SDS:
         Args:
             images: [N, 3, H, V] in [0, 1] at the model's resolution, in the graph.
             elevation, azimuth: [N] of their cameras, in degrees.
-            draw: of all N.
+            draw: of all N, on the device of the images.
             steps: [N] the step of the state that each belongs to.
 
         Returns:
             z [N, C, h, w] in the graph, and the gradient of the loss with respect to it, detached. The loss of a state
             is the mean over its pictures, so callers divide by B.
         """
-        model, device = self.model, images.device
-        z = model.encode(images, None if draw.posterior is None else draw.posterior.to(device))
+        model = self.model
+        z = model.encode(images, draw.posterior)
         with torch.no_grad():
-            timesteps = draw.timesteps.to(device)
-            noise = draw.noise.to(device)
+            timesteps, noise = draw.timesteps, draw.noise
             alphas_cumprod = model.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
             noisy = alphas_cumprod.sqrt() * z + (1 - alphas_cumprod).sqrt() * noise
             text = self.prompt.embeddings(elevation, azimuth)
@@ -131,4 +131,4 @@ class SDS:
     @staticmethod
     def _by_step(value: Schedule, steps: Sequence[int], like: Tensor) -> Tensor:
         at = schedule(value)
-        return torch.tensor([at(s) for s in steps], device=like.device, dtype=torch.float32).view(-1, 1, 1, 1)
+        return filled([at(s) for s in steps], like.device).view(-1, 1, 1, 1)

@@ -22,7 +22,6 @@ from dreamprop.methods.regularizers import weights
 from dreamprop.methods.rendering import StepRenderer
 from dreamprop.process import Group
 from dreamprop.rng import generator
-from dreamprop.scenes import background
 from dreamprop.scenes.field import Tensors
 from dreamprop.scenes.volume_rendering import Rendered
 from dreamprop.state import Drift, State
@@ -59,7 +58,9 @@ class Distillation:
         self.guidance = make_guidance(system.guidance, system.prompt_processor, self.device)
         self.weights = weights(system.loss)
         """By step, of every loss."""
-        self.renderer = StepRenderer(data, system, self.field, self.guidance.resize, self.weights["orient"])
+        self.renderer = StepRenderer(
+            data, system, self.field, self.guidance.resize, self.weights["orient"], self.device
+        )
         side, milestones = system.geometry.side, system.geometry.resolution_milestones
         grows = [t for t in milestones if t < max_steps and side(t) != side(t - 1)]
         self._boundaries = frozenset(grows if self.field.grows else ())
@@ -137,8 +138,8 @@ class Distillation:
             width, height: in pixels.
             elevation: of the cameras in degrees.
         """
-        behind = background.solid(self.system.background.color, self.device)
-        shown = [part.over(behind) for part in self._around(state, num_views, width, height, elevation)]
+        seen = self._around(state, num_views, width, height, elevation)
+        shown = [part.over(self.renderer.background) for part in seen]
         return torch.cat(shown).clamp(0, 1)
 
     @torch.no_grad()

@@ -19,8 +19,9 @@ from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.methods.distillation import Distillation
 from dreamprop.methods.regularizers import regularize
 from dreamprop.methods.rendering import Batch, drifts
-from dreamprop.methods.step_sample import StepSample, draw_step
+from dreamprop.methods.step_sample import StepSample, draw_steps
 from dreamprop.state import Drift, State
+from dreamprop.utils.transfer import filled
 
 __all__ = ["DataConfig", "DreamFusion", "SystemConfig"]
 
@@ -35,10 +36,9 @@ class DreamFusion(Distillation):
 
     def evaluate(self, states: Sequence[State]) -> list[Drift]:
         """The gradients at W states: their scenes rendered, one call of the U-Net, and one backward pass."""
-        samples = [
-            draw_step(self.data, self.system.material, self.guidance, self.seed, state.step)
-            for state in states
-        ]
+        samples = draw_steps(
+            self.data, self.system.material, self.guidance, self.seed, [s.step for s in states], self.device
+        )
         batches = self.renderer(states, samples)
         with torch.enable_grad():
             loss = self._distil(batches, samples)
@@ -60,7 +60,8 @@ class DreamFusion(Distillation):
             steps,
         )
         per_state = [count for count in counts for _ in range(count)]
-        scale = torch.tensor(
-            [self.weights["sds"](step) / count for step, count in zip(steps, per_state, strict=True)]
+        scale = filled(
+            [self.weights["sds"](step) / count for step, count in zip(steps, per_state, strict=True)],
+            z.device,
         )
-        return (z * (grad * scale.to(z.device).view(-1, 1, 1, 1))).sum()
+        return (z * (grad * scale.view(-1, 1, 1, 1))).sum()

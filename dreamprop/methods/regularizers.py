@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from dreamprop.methods.config import LossConfig
 from dreamprop.scenes.field import Field, Tensors
 from dreamprop.scenes.volume_rendering import Rendered
 from dreamprop.schedule import schedule
+from dreamprop.utils.transfer import filled
 
 Weight = Callable[[int], float]
 """The weight of a loss as a function of the step."""
@@ -82,5 +82,5 @@ def regularize(
     for name, loss in losses.items():
         by_state = [weights[name](step) for step in steps]
         if any(by_state):
-            total = total + (loss() * torch.tensor(by_state, device=total.device)).sum()
+            total = total + (loss() * filled(by_state, total.device)).sum()
     return total

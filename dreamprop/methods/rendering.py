@@ -20,6 +20,7 @@ from dreamprop.scenes.field import Field, Tensors, stack
 from dreamprop.scenes.shading import Shading
 from dreamprop.scenes.volume_rendering import Rendered, render
 from dreamprop.state import Drift, State
+from dreamprop.utils.transfer import filled
 
 CACHE = 1 << 17
 """Samples rendered at a time for a drift on a CPU: beyond this, temporaries leave the cache and a window costs more
@@ -53,6 +54,7 @@ class StepRenderer:
         field: what the parameters mean.
         resize: brings pictures to the resolution that guidance takes.
         orient: weight by step of the penalty on normals, which are rendered where it is above 0.
+        device: of the states and of what their steps drew.
     """
 
     def __init__(
@@ -62,8 +64,13 @@ class StepRenderer:
         field: Field,
         resize: Callable[[Tensor], Tensor],
         orient: Weight,
+        device: torch.device,
     ) -> None:
         self.system, self.field, self.resize, self.orient = system, field, resize, orient
+        # brought to the device once
+        self.ambient = torch.tensor(system.material.ambient_light_color, device=device)
+        self.diffuse = torch.tensor(system.material.diffuse_light_color, device=device)
+        self.background = background.solid(system.background.color, device)
         self.ranges = cameras.Ranges(
             elevation=data.elevation_range,
             azimuth=data.azimuth_range,
@@ -118,10 +125,9 @@ class StepRenderer:
         """The pictures of states alike."""
         params = {name: p.requires_grad_() for name, p in params.items()}
         _, height, width = samples[0].size
-        device = next(iter(params.values())).device
         view = cameras.place(
-            torch.stack([s.uniform for s in samples]).to(device),
-            torch.stack([s.normal for s in samples]).to(device),
+            torch.stack([s.uniform for s in samples]),
+            torch.stack([s.normal for s in samples]),
             self.ranges,
         )
         rendered = render(
@@ -131,25 +137,24 @@ class StepRenderer:
             view,
             height,
             width,
-            torch.stack([s.shift for s in samples]).to(device),
+            torch.stack([s.shift for s in samples]),
             samples=self.system.renderer.num_samples_per_ray,
             prune_alpha=self.system.renderer.prune_alpha,
             shading=self._shading(view.light, samples) if samples[0].shaded else None,
             orientation=self.orient(steps[0]) > 0,
         )
         if self.system.background_type == "random-color-background":
-            behind = background.soft(torch.cat([s.background for s in samples]).to(device), height)
+            behind = background.soft(torch.cat([s.background for s in samples]), height)
         else:
-            behind = background.solid(self.system.background.color, device)
+            behind = self.background
         return Batch(places, steps, params, rendered, self.resize(rendered.over(behind)), view)
 
     def _shading(self, light: Tensor, samples: Sequence[StepSample]) -> Shading:
-        material, device = self.system.material, light.device
         return Shading(
             light=light,
-            ambient=torch.tensor(material.ambient_light_color, device=device).expand(len(samples), 3),
-            diffuse=torch.tensor(material.diffuse_light_color, device=device).expand(len(samples), 3),
-            textureless=torch.tensor([s.textureless for s in samples], device=device),
+            ambient=self.ambient.expand(len(samples), 3),
+            diffuse=self.diffuse.expand(len(samples), 3),
+            textureless=filled([s.textureless for s in samples], light.device, torch.bool),
         )
 
 

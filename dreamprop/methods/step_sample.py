@@ -5,6 +5,7 @@ Legend: B pictures, H and V pixels down and across.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +16,12 @@ from dreamprop.methods.config import DataConfig
 from dreamprop.rng import generator
 from dreamprop.scenes import background, cameras
 from dreamprop.scenes.config import MaterialConfig
+from dreamprop.utils.transfer import to_device
 
 
 @dataclass(frozen=True)
 class StepSample:
-    """What one step draws; on the CPU."""
+    """What one step draws."""
 
     size: tuple[int, int, int]
     """B, H, V"""
@@ -41,7 +43,7 @@ class StepSample:
 def draw_step(
     data: DataConfig, material: MaterialConfig, guidance: Guidance, seed: int, step: int
 ) -> StepSample:
-    """The draws of a step."""
+    """The draws of a step, on the CPU."""
     batch, height, width = data.size(step)
     uniform, normal = cameras.draw(batch, generator(seed, step, "cameras"))
     shaded = textureless = False
@@ -58,3 +60,15 @@ def draw_step(
         textureless=shaded and textureless,
         guidance=guidance.draw(batch, step, generator(seed, step, "guidance")),
     )
+
+
+def draw_steps(
+    data: DataConfig,
+    material: MaterialConfig,
+    guidance: Guidance,
+    seed: int,
+    steps: Sequence[int],
+    device: torch.device,
+) -> list[StepSample]:
+    """The draws of several steps, brought to a device in one copy."""
+    return to_device([draw_step(data, material, guidance, seed, step) for step in steps], device)

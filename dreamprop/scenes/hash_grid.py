@@ -20,6 +20,7 @@ from torch import Tensor
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import Sampled, Tensors
 from dreamprop.utils.grid_encoding import PRIMES, Part, cell, dense_rows, gather, hashed_rows, weights
+from dreamprop.utils.transfer import to_device
 
 TABLE, LAYER, OCCUPANCY = "geometry.encoding", "geometry.network.{}", "geometry.occupancy"
 
@@ -84,7 +85,9 @@ class HashGrid:
             density, color = self._query(params, points)
             return Sampled(density, color, None)
         step = self.difference * self.radius
-        around = torch.cat([torch.zeros(1, 3), torch.eye(3)]).to(points) * step
+        around = (
+            torch.eye(4, 3, device=points.device, dtype=points.dtype).roll(1, 0) * step
+        )  # [4, 3], the first 0
         every = (points[:, :, None] + around).flatten(1, 2)  # [W, 4 M, 3]
         density, color = self._query(params, every)
         at = density.view(*points.shape[:2], 4)
@@ -151,7 +154,7 @@ class HashGrid:
         line = torch.arange(self.cells)
         low = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)
         inside = torch.rand(low.shape, generator=generator)
-        points = (((low + inside) * (2 / self.cells) - 1) * self.radius).to(device)
+        points = to_device(((low + inside) * (2 / self.cells) - 1) * self.radius, device)
         found, _ = self._query({name: p[None] for name, p in params.items()}, points[None])
         return found.view((self.cells,) * 3)
 
