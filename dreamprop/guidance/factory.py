@@ -30,7 +30,7 @@ def make_guidance(config: GuidanceConfig, prompt: PromptConfig, device: torch.de
     views = Views(prompt.front_threshold, prompt.back_threshold, prompt.overhead_threshold)
     embedded = Prompt.of(model, prompt.prompt, prompt.negative_prompt, views, prompt.view_dependent_prompting)
     return SDS(
-        model,
+        model.without_text_encoder(),
         embedded,
         guidance_scale=config.guidance_scale,
         weighting=config.weighting_strategy,
