@@ -20,21 +20,9 @@ from torch import Tensor
 from dreamprop.guidance.diffusion import Model
 from dreamprop.guidance.prompt import Prompt
 from dreamprop.guidance.protocol import Draw
+from dreamprop.guidance.weighting import WEIGHTINGS
 from dreamprop.schedule import Schedule, schedule
 from dreamprop.utils.transfer import filled
-
-WEIGHTINGS = ("sds", "uniform", "fantasia3d")
-
-
-def weight(alphas_cumprod: Tensor, strategy: str) -> Tensor:
-    """w(t) for cumulative alphas of any shape."""
-    if strategy == "sds":
-        return 1 - alphas_cumprod
-    if strategy == "uniform":
-        return torch.ones_like(alphas_cumprod)
-    if strategy == "fantasia3d":
-        return alphas_cumprod.sqrt() * (1 - alphas_cumprod)
-    raise ValueError(f"weighting_strategy must be one of {', '.join(WEIGHTINGS)}, got {strategy!r}; use sds")
 
 
 def to_epsilon(prediction: Tensor, noisy: Tensor, alphas_cumprod: Tensor, kind: str) -> Tensor:
@@ -122,7 +110,7 @@ class SDS:
             epsilon = to_epsilon(
                 eps_uncond + scale * (eps_text - eps_uncond), noisy, alphas_cumprod, model.prediction
             )
-            grad = weight(alphas_cumprod, self.weighting) * (epsilon - noise)
+            grad = WEIGHTINGS[self.weighting](alphas_cumprod) * (epsilon - noise)
             if self.grad_clip is not None:
                 bound = self._by_step(self.grad_clip, steps, z)
                 grad = torch.maximum(torch.minimum(grad, bound), -bound)

@@ -28,14 +28,14 @@ def orient(rendered: Rendered) -> Tensor:
 
         mean over rays of sum_k w_k max(0, n_k . d)^2
 
-    (Ref-NeRF, arXiv:2112.03907, eq. 11; arXiv:2209.14988, section 3.2); the weights w are held constant.
+    (Ref-NeRF, arXiv:2112.03907; arXiv:2209.14988, section 3.2); the weights w are held constant.
     """
     assert rendered.orientation is not None, "the renderer measures it where its weight is above 0"
     return rendered.orientation
 
 
 def sparsity(opacity: Tensor) -> Tensor:
-    """`mean sqrt(o^2 + 0.01)` [W] of opacities [W, P]: no matter that nobody needs (arXiv:2209.14988, appendix A.2)."""
+    """`mean sqrt(o^2 + 0.01)` [W] of opacities [W, P]: no matter that nobody needs (arXiv:2209.14988)."""
     return (opacity.square() + 0.01).sqrt().mean(1)
 
 
@@ -49,7 +49,7 @@ def opaque(opacity: Tensor) -> Tensor:
 
 
 def total_variation(field: Field, params: Tensors) -> Tensor:
-    """Mean squared difference [W] between neighbours of a grid (Plenoxels, arXiv:2112.05131, eq. 3, squared)."""
+    """Mean squared difference [W] between neighbours of a grid (as Plenoxels, arXiv:2112.05131)."""
     return field.total_variation(params)
 
 
