@@ -9,6 +9,8 @@ from dreamprop.config.schedule_checks import check_name, check_order, check_sche
 from dreamprop.config.validate import number
 from dreamprop.guidance.weighting import WEIGHTINGS
 
+GUIDANCES = ("sds-guidance",)
+
 
 @dataclass(frozen=True)
 class PromptConfig:

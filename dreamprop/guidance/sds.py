@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamprop.guidance.config import GuidanceConfig
 from dreamprop.guidance.diffusion import Model
 from dreamprop.guidance.prompt import Prompt
 from dreamprop.guidance.protocol import Draw
@@ -46,12 +47,12 @@ class SDS:
 
     model: Model
     prompt: Prompt
-    guidance_scale: Schedule = 100.0
-    weighting: str = "sds"
-    min_step_percent: Schedule = 0.02
-    max_step_percent: Schedule = 0.98
-    grad_clip: Schedule | None = None
-    resolution: int = 0
+    guidance_scale: Schedule = GuidanceConfig.guidance_scale
+    weighting: str = GuidanceConfig.weighting_strategy
+    min_step_percent: Schedule = GuidanceConfig.min_step_percent
+    max_step_percent: Schedule = GuidanceConfig.max_step_percent
+    grad_clip: Schedule | None = GuidanceConfig.grad_clip
+    resolution: int = GuidanceConfig.resolution
     """Pixels along a side of what the model sees; 0: what it was trained on."""
 
     @property
