@@ -35,6 +35,11 @@ class Field(Protocol):
         """Of the ball."""
         ...
 
+    @property
+    def grows(self) -> bool:
+        """Whether the field has a resolution that `grow` changes."""
+        ...
+
     def init(self, generator: torch.Generator) -> tuple[Tensors, Tensors]:
         """Parameters and buffers of one state at step 0."""
         ...
@@ -48,7 +53,11 @@ class Field(Protocol):
         ...
 
     def occupancy_mask(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
-        """Which cells [W, C, C, C] (bool; x, y, z) of the cube around the ball may exceed a density; None: all."""
+        """Which cells [W, C, C, C] (bool; x, y, z) of the cube around the ball may exceed a density; None: all.
+
+        The density is lowered to the mean of the field where that is less, as nerfacc's occupancy grids have it: a
+        scene that is thin everywhere is not skipped as a whole.
+        """
         ...
 
     def update_occupancy(
