@@ -20,7 +20,7 @@ from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.methods.factory import make_field, make_optimizer
 from dreamprop.methods.regularizers import weights
 from dreamprop.methods.rendering import StepRenderer
-from dreamprop.process import Group
+from dreamprop.process import Group, Process
 from dreamprop.rng import generator
 from dreamprop.scenes.field import Tensors
 from dreamprop.scenes.volume_rendering import Rendered
@@ -28,7 +28,7 @@ from dreamprop.state import Drift, State
 from dreamprop.utils.cpu_threads import over_cores, split_over_cores
 
 
-class Distillation:
+class Distillation(Process):
     """A radiance field moved by what a diffusion model makes of its pictures, as a process.
 
     Args:
@@ -66,7 +66,7 @@ class Distillation:
         self._boundaries = frozenset(grows if self.field.grows else ())
 
     @property
-    def boundaries(self) -> Collection[int]:
+    def boundaries(self) -> Collection[int]:  # type: ignore[override]
         """The steps at which the field grows."""
         return self._boundaries
 
