@@ -78,7 +78,7 @@ def main() -> None:
     chosen = experiment(args.scene, "a red torus", args.overrides)
     process, parallel, steps = make_process(chosen), chosen.config.parallel, chosen.config.trainer.max_steps
     spent: Counter[str] = Counter()
-    process._render = timed(process._render, spent, "render")
+    process.renderer = timed(process.renderer, spent, "render")
     object.__setattr__(process.guidance, "gradient", timed(process.guidance.gradient, spent, "guidance"))
     runs: dict[str, list[dict[str, float]]] = {"sequential": [], "parallel": []}
     rounds = 0

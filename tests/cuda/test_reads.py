@@ -1,4 +1,4 @@
-"""How often the program waits for the device: once a round, and never inside its parts."""
+"""How often the program waits for the device: twice a round, and never inside its parts."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ def test_rollout_and_guesses_wait_for_nothing(device: torch.device) -> None:
     assert not found
 
 
-def test_a_round_waits_once(device: torch.device) -> None:
+def test_a_round_waits_twice(device: torch.device) -> None:
     process, first = Chain(device), Chain(device).init()
     dp.solve(process, 12, 4, state=first, evaluator="serial", audit=0)  # what is only made once
     with reads(device) as found:
         stats = dp.solve(process, 12, 4, state=first, evaluator="serial", audit=0).stats
-    assert stats.num_rounds > 2 and len(found) <= stats.num_rounds, found
+    # whether the drifts are finite, before anything is made of them, and how good the guesses were
+    assert stats.num_rounds > 2 and len(found) <= 2 * stats.num_rounds, found
 
 
 def test_a_wider_window_waits_no_more(model: Path, device: torch.device) -> None:
