@@ -19,7 +19,7 @@ from dreamprop.state import State
 Form = tuple[torch.dtype, tuple[int, ...]]
 """The type and the shape of a tensor."""
 Forms = Mapping[str, Mapping[str, Form]]
-"""Those of a state, by part and name."""
+"""The forms of a state's tensors, by part and name."""
 
 REMEDY = "use an earlier one, or begin a new run"
 

@@ -12,10 +12,11 @@ from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs import directory, loop, resume
 from dreamprop.runs.artifacts import report
+from dreamprop.runs.artifacts.judgement import judge_views
 from dreamprop.runs.artifacts.result import write_result
 from dreamprop.runs.artifacts.views import views_of
 from dreamprop.runs.begin import open_folder
-from dreamprop.runs.experiment import METHODS, Experiment, make_process, tagged
+from dreamprop.runs.experiment import Experiment, make_process, tagged
 from dreamprop.runs.outcome import VIEWS, Outcome
 from dreamprop.runs.recording import recording
 from dreamprop.runs.stops import STOPS, trace
@@ -124,9 +125,10 @@ def _made(
         state = loop.run(process, Window((first,)), settings, communicator, record.callbacks, guard=guard)
     summary = summarize(
         process, state, settings, record, communicator,
-        prompt=experiment.prompt, method=METHODS[config.system_type].name, seed=process.seed,
+        prompt=experiment.prompt, method=experiment.method, seed=process.seed,
     )  # fmt: skip
-    summary |= write_result(process, state, config.output, config.export, device, place, experiment.judged)
+    views, mesh = write_result(process, state, config.output, config.export, device, place)
+    summary |= {"judge": judge_views(experiment.judged, views), "mesh": mesh}
     atomic_io.write_json(place / "summary.json", summary)
     return Outcome(
         summary,

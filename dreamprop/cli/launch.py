@@ -26,12 +26,12 @@ class Parser(argparse.ArgumentParser):
     """argparse, with its complaints as one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse what was given."""
+        """Refuse the arguments, in argparse's words."""
         raise InputError(f"{message}; see python launch.py --help")
 
 
 def parser() -> Parser:
-    """The arguments."""
+    """Make the parser of the command line."""
     made = Parser(
         prog="launch.py",
         description="Text-to-3D by score distillation, solved in parallel over its optimiser steps.",

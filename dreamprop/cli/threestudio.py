@@ -59,7 +59,8 @@ def launch(given: Namespace) -> int:
         if communicator.rank == 0:
             print("\n".join(report.lines()))
         for argument in arguments:
-            check_size(argument.partition("=")[2], f"override {brief(argument)}")
+            if "*" in argument:  # without which there is no alias
+                check_size(argument.partition("=")[2], f"override {brief(argument)}")
         arguments = _paths(arguments)
         if root is not None:
             os.chdir(root)  # load/, custom/ and outputs/ are where threestudio's users have them

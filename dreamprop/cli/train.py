@@ -11,13 +11,14 @@ from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.errors import RankLost
 from dreamprop.runs import loop, resume
+from dreamprop.runs.artifacts.judgement import judge_views
 from dreamprop.runs.artifacts.result import write_result
 from dreamprop.runs.artifacts.views import write_preview
 from dreamprop.runs.begin import Begun, begin
 from dreamprop.runs.callbacks import Checkpointing, Preview, StopOnSignal, WatchForEmptiness
 from dreamprop.runs.command import command
 from dreamprop.runs.empty_scene import Emptiness
-from dreamprop.runs.experiment import METHODS, Experiment, make_process
+from dreamprop.runs.experiment import Experiment, make_process
 from dreamprop.runs.recording import recording
 from dreamprop.runs.stops import STOPS, tell, trace
 from dreamprop.runs.summary import summarize
@@ -114,11 +115,10 @@ def _run(
         guard.obey()
         summary = summarize(
             process, state, settings, record, communicator,
-            prompt=experiment.prompt, method=METHODS[config.system_type].name, seed=config.seed,
+            prompt=experiment.prompt, method=experiment.method, seed=config.seed,
         )  # fmt: skip
-        summary |= write_result(
-            process, state, config.output, config.export, device, place, experiment.judged
-        )
+        views, mesh = write_result(process, state, config.output, config.export, device, place)
+        summary |= {"judge": judge_views(experiment.judged, views), "mesh": mesh}
         atomic_io.write_json(place / "summary.json", summary)
         (place / "preview.png").unlink(missing_ok=True)
     return summary
@@ -141,12 +141,12 @@ def _show(summary: Mapping[str, Any], place: Path, sequential: bool) -> None:
 
 
 def _spokesman(lost: RankLost) -> int:
-    """The first rank that is not lost: it tells."""
+    """The first rank that is not lost: the one that tells of it."""
     return next((rank for rank in range(len(lost.ranks) + 1) if rank not in lost.ranks), 0)
 
 
 def _saved(place: Path) -> str:
-    """Up to where there is a checkpoint."""
+    """Say up to which step there is a checkpoint."""
     try:
         return f"saved step {resume.step_of(resume.newest(place))}"
     except InputError:

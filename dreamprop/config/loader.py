@@ -101,7 +101,8 @@ def overrides(arguments: Sequence[str]) -> DictConfig:
                 f"override {brief(argument)} must look like key.key=value; quote a value that has spaces"
             )
         try:
-            check_size(value, f"override {brief(argument)}")
+            if "*" in value:  # without which there is no alias
+                check_size(value, f"override {brief(argument)}")
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([argument]))
         except RecursionError:
             raise InputError(f"override {brief(argument)} is nested too deeply; write it flat") from None

@@ -26,7 +26,7 @@ class Begun:
     """A run that has its folder."""
 
     place: Path
-    """The folder."""
+    """The folder of the run."""
     tree: DictConfig
     """The config, under the tag that the run has."""
     window: Window
@@ -69,7 +69,8 @@ def open_folder(tree: DictConfig) -> Path:
         InputError: the folder cannot be written.
     """
     place = directory.claim(Path(tree.exp_root_dir), tree.name, tree.tag)
-    atomic_io.write_text(place / "config.yaml", OmegaConf.to_yaml(tagged(tree, place.name)))
+    with atomic_io.replacing(place / "config.yaml") as beside:
+        OmegaConf.save(tagged(tree, place.name), beside)
     return place
 
 

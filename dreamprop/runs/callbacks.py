@@ -50,7 +50,7 @@ class Checkpointing(Callback):
         self.window = window
 
     def on_due(self, round: Round) -> None:
-        """Save it."""
+        """Save what was accepted."""
         self.save()
 
     def on_end(self, state: State) -> None:
@@ -84,7 +84,7 @@ class Preview(Callback):
         return passed(round, self._every)
 
     def on_due(self, round: Round) -> None:
-        """Draw it."""
+        """Draw the accepted state."""
         state = round.state
         if self._lead:
             self._draw(state)

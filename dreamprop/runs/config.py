@@ -147,7 +147,7 @@ class ExperimentConfig:
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`."""
     system_type: str = "dreamfusion-system"
-    """The method."""
+    """The method, by the name that threestudio has for its system."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

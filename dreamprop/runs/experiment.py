@@ -64,16 +64,12 @@ class Experiment:
     tree: DictConfig
     """The same, resolved, as OmegaConf has it."""
 
-    @property
-    def prompt(self) -> str:
-        """What the run is to make."""
-        return str(self.config.system.prompt_processor.prompt)
-
-    @property
-    def judged(self) -> str:
-        """The prompt that the shipped judge can look for: one that a shipped model was given; else nothing."""
-        model = str(self.config.system.guidance.pretrained_model_name_or_path)
-        return self.prompt if model in prior.MODELS else ""
+    prompt: str
+    """What the run is to make."""
+    method: str
+    """The name of the method that makes it."""
+    judged: str
+    """The prompt that the shipped judge can look for: one that a shipped model was given; else nothing."""
 
 
 def tagged(tree: DictConfig, tag: str) -> DictConfig:
@@ -102,7 +98,9 @@ def load(path: Path | str, arguments: Sequence[str] = ()) -> Experiment:
     config = cast(Any, configs.build(tree_schema, tree))
     folders.component(config.name, "name")
     folders.component(config.tag, "tag")
-    return Experiment(config, tree)
+    prompt = str(config.system.prompt_processor.prompt)
+    embedded = str(config.system.guidance.pretrained_model_name_or_path) in prior.MODELS
+    return Experiment(config, tree, prompt, METHODS[config.system_type].name, prompt if embedded else "")
 
 
 def make_process(experiment: Experiment) -> Any:

@@ -69,7 +69,7 @@ class RoundLog(Callback):
 
     @property
     def drifts(self) -> int:
-        """Drifts evaluated so far."""
+        """How many drifts all rounds so far have evaluated."""
         return sum(int(row["drifts"]) for row in self.rows)
 
     @property
@@ -79,7 +79,7 @@ class RoundLog(Callback):
 
     @property
     def skipped(self) -> int:
-        """Updates left out so far."""
+        """How many updates were left out so far, because a gradient was not finite."""
         return sum(int(row["skipped"]) for row in self.rows)
 
     @property

@@ -29,11 +29,11 @@ class PeakMemory(Callback):
         self._measuring = ExitStack()
 
     def on_begin(self, window: Window) -> None:
-        """Begin, or go on."""
+        """Begin to measure, or go on where the last `run` stopped."""
         self._measuring.enter_context(self.peak)
 
     def on_end(self, state: State) -> None:
-        """Stop."""
+        """Stop measuring: what is saved and drawn from here on does not count."""
         self._measuring.close()
 
 
@@ -42,11 +42,11 @@ class Recording:
     """What is kept of a run while it goes on."""
 
     log: RoundLog
-    """A line a round."""
+    """The rounds so far, which stand in `metrics.csv` too."""
     peak: Peak
-    """The most memory."""
+    """The most memory that the rounds so far have taken."""
     callbacks: tuple[Callback, ...]
-    """Those that write and show, for `run`."""
+    """What is to be given to `run`: it measures, writes and shows."""
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -249,6 +250,30 @@ def test_a_checkpoint_behind_a_boundary_has_the_shapes_from_there_on() -> None:
     for wrong in (replace(small, step=5), replace(large, step=4)):
         with pytest.raises(checkpoint.Damaged, match="params"):
             expected.check(Window((wrong,)))
+
+
+def test_a_checkpoint_is_looked_at_when_nothing_else_fills_the_memory(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process's own states, which say what it must hold, are gone when its tensors are read."""
+    assert cli("--train", "trainer.max_steps=20") == 0
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    first, read = toy.Toy.init, format.unpack
+
+    def init(self: toy.Toy) -> State:
+        state = first(self)
+        made.extend(weakref.ref(t) for part in (state.params, state.moments) for t in part.values())
+        return state
+
+    def unpack(*args: Any) -> Window:
+        alive.append(sum(tensor() is not None for tensor in made))
+        return read(*args)
+
+    monkeypatch.setattr(toy.Toy, "init", init)
+    monkeypatch.setattr("dreamprop.checkpoint.io.unpack", unpack)
+    assert cli("--train", "--resume", str(FOLDER)) == 0
+    assert made and alive == [0]
 
 
 @pytest.mark.parametrize("resume", ["x" * 300, "x\0y", "toy.yaml/below"])

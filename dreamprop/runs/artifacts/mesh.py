@@ -28,7 +28,7 @@ CHUNK = 65536
 TEXELS = 256
 """Texels along a side of a slice of colours."""
 SLICE = 16 / 255
-"""Between two slices of colours."""
+"""Distance between two slices of colours, in RGB from 0 to 1."""
 
 
 class EmptySurface(InputError):

@@ -1,12 +1,12 @@
-"""Everything that a result is shown by: pictures, what a judge says of them, and the mesh."""
+"""Everything that a result is shown by: its pictures and its mesh."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dreamprop.runs.artifacts.config import ExportConfig, OutputConfig
-from dreamprop.runs.artifacts.judgement import judge_views
 from dreamprop.runs.artifacts.mesh import write_mesh_if_any
 from dreamprop.runs.artifacts.views import write_pictures
 from dreamprop.state import State
@@ -19,8 +19,7 @@ def write_result(
     export: ExportConfig,
     device: torch.device,
     place: Path,
-    judged: str,
-) -> dict[str, Any]:
+) -> tuple[Tensor, list[str]]:
     """Show the result of a run in its folder.
 
     Args:
@@ -30,16 +29,12 @@ def write_result(
         export: the mesh.
         device: where the state is.
         place: the folder.
-        judged: the prompt that the judge looks for; nothing to leave it out.
 
     Returns:
-        `judge`: what the judge says of the views; and `mesh`: the files of the mesh.
+        The views, [N, 3, H, W] in [0, 1], and the names of the files of the mesh.
 
     Raises:
         InputError: the disk refused.
     """
     views = write_pictures(process, state, output, place)
-    return {
-        "judge": judge_views(judged, views),
-        "mesh": write_mesh_if_any(process, state, export, device, place),
-    }
+    return views, write_mesh_if_any(process, state, export, device, place)

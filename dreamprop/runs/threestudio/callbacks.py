@@ -36,7 +36,7 @@ class HandOver(Callback):
         return round.step == self._target
 
     def on_window(self, window: Window) -> None:
-        """Hand it over."""
+        """Hand over what was accepted."""
         self._accept(window)
 
 
