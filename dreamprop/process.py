@@ -141,7 +141,7 @@ class _Completed(Process):
 
     @property
     def boundaries(self) -> Collection[int]:  # type: ignore[override]
-        """Those of the chain."""
+        """The boundaries of the chain that is completed here."""
         found: Collection[int] = self.chain.boundaries
         return found
 

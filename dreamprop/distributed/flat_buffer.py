@@ -32,7 +32,7 @@ class TensorSpec:
 
     @classmethod
     def of(cls, tensor: Tensor) -> TensorSpec:
-        """That of a tensor."""
+        """The description of a tensor."""
         return cls(tensor.dtype, tuple(tensor.shape), tensor.device.type)
 
     @classmethod

@@ -43,7 +43,7 @@ class Batch:
     images: Tensor
     """[W B, 3, h, h] in [0, 1] before their backgrounds, at the resolution that guidance takes"""
     cameras: cameras.Cameras
-    """W B of them"""
+    """The W B cameras that the pictures were taken with."""
 
 
 class StepRenderer:

@@ -21,18 +21,18 @@ from dreamprop.utils.transfer import to_device
 
 @dataclass(frozen=True)
 class StepSample:
-    """What one step draws."""
+    """What one step draws: a function of (seed, step) and of nothing else."""
 
     size: tuple[int, int, int]
-    """B, H, V"""
+    """B pictures of H times V pixels."""
     uniform: Tensor
-    """[B, cameras.UNIFORMS]"""
+    """[B, cameras.UNIFORMS] numbers in [0, 1) that place the cameras and lights."""
     normal: Tensor
-    """[B, cameras.NORMALS]"""
+    """[B, cameras.NORMALS] standard normal numbers that perturb them."""
     shift: Tensor
     """[B H V] where samples lie in their intervals"""
     background: Tensor
-    """[B, background.UNIFORMS]"""
+    """[B, background.UNIFORMS] numbers in [0, 1) that make the backgrounds."""
     shaded: bool
     """Whether the light is on."""
     textureless: bool

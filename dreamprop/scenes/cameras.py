@@ -37,13 +37,13 @@ class Cameras:
     """N cameras and their lights."""
 
     elevation: Tensor
-    """[N]"""
+    """[N] angles above the horizon, in degrees."""
     azimuth: Tensor
-    """[N]"""
+    """[N] angles around the vertical axis, in degrees; 0 is in front of the object."""
     distance: Tensor
     """[N] from the origin, before perturbations"""
     position: Tensor
-    """[N, 3]"""
+    """[N, 3] places of the cameras."""
     axes: Tensor
     """[N, 3, 3] rows: to the right, up, and back from the scene to the camera, in world coordinates"""
     fovy: Tensor

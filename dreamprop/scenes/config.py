@@ -115,7 +115,7 @@ class MaterialConfig:
 
 @dataclass(frozen=True)
 class RendererConfig:
-    """Volume rendering."""
+    """How rays are sampled and which samples are skipped."""
 
     num_samples_per_ray: int = 32
     """Samples along the ball's diameter; shorter chords take fewer at the same spacing."""
@@ -124,7 +124,7 @@ class RendererConfig:
     samples a ray takes; 0 skips none. A third of the samples is left then by the middle of a run, to no visible
     loss."""
     eval_num_samples_per_ray: int = 96
-    """The same for pictures of a result."""
+    """Samples along the ball's diameter for pictures of a result."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples_per_ray", "eval_num_samples_per_ray"):

@@ -17,14 +17,14 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Sampled:
-    """A field at points."""
+    """What a field is at M points in each of W states."""
 
     density: Tensor
-    """[W, M] in 1 / length"""
+    """[W, M] optical depth per unit of length."""
     color: Tensor
-    """[W, M, 3] in [0, 1]"""
+    """[W, M, 3] red, green and blue in [0, 1]."""
     normal: Tensor | None
-    """[W, M, 3] of unit length, where asked for: down the density"""
+    """[W, M, 3] unit vectors against the gradient of the density; ``None`` where they were not asked for."""
 
 
 class Field(Protocol):
@@ -32,7 +32,7 @@ class Field(Protocol):
 
     @property
     def radius(self) -> float:
-        """Of the ball."""
+        """Radius of the ball that the field fills, in units of length."""
         ...
 
     @property

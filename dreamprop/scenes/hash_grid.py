@@ -44,7 +44,7 @@ class HashGrid:
     difference: float = 0.02
     """Step of the difference quotients for normals, as a share of the radius."""
     cells: int = 24
-    """G"""
+    """G: occupancy cells along a side."""
     every: int = 16
     """Steps between two refreshes of the occupancy."""
     fade: float = 0.3
@@ -52,7 +52,7 @@ class HashGrid:
 
     @property
     def grows(self) -> bool:
-        """A hash grid has one size."""
+        """Whether ``grow`` changes the resolution; a hash grid has one size."""
         return False
 
     @property
@@ -62,7 +62,7 @@ class HashGrid:
 
     @property
     def rows(self) -> list[int]:
-        """Rows by level."""
+        """Rows of the table that each level has, [L]."""
         return [min(side**3, 1 << self.log2_rows) for side in self.sides]
 
     def init(self, generator: torch.Generator) -> tuple[Tensors, Tensors]:
@@ -145,7 +145,7 @@ class HashGrid:
         return {**buffers, OCCUPANCY: torch.maximum(buffers[OCCUPANCY] * self.fade, now)}
 
     def updates_occupancy(self, step: int) -> bool:
-        """Every few steps."""
+        """Whether the way into a step refreshes the occupancy: at every multiple of `every`."""
         return step % self.every == 0
 
     @torch.no_grad()
@@ -159,7 +159,7 @@ class HashGrid:
         return found.view((self.cells,) * 3)
 
     def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:
-        """A hash grid has one size."""
+        """Whether ``grow`` changes the resolution; a hash grid has one size."""
         return params, moments
 
     def total_variation(self, params: Tensors) -> Tensor:

@@ -28,7 +28,7 @@ class VoxelGrid:
     """Vertices at the corners of the cells of [-radius, radius]^3; the blob's bias is interpolated like the rest."""
 
     resolution: int = 32
-    """R at step 0."""
+    """R: vertices along a side at step 0."""
     radius: float = 1.0
     density: Density = field(default_factory=Density)
     noise: float = 0.01
@@ -36,7 +36,7 @@ class VoxelGrid:
 
     @property
     def grows(self) -> bool:
-        """A grid of voxels does."""
+        """Whether ``grow`` changes the resolution, as it does here."""
         return True
 
     def init(self, generator: torch.Generator) -> tuple[Tensors, Tensors]:
@@ -46,7 +46,7 @@ class VoxelGrid:
         return {DENSITY: torch.zeros(r, r, r), COLOR: color}, {}
 
     def groups(self) -> Mapping[str, tuple[str, ...]]:
-        """Density and colour."""
+        """The parameter groups: density and colour, each by itself."""
         return {DENSITY: (DENSITY,), COLOR: (COLOR,)}
 
     def query(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
@@ -93,11 +93,11 @@ class VoxelGrid:
     def update_occupancy(
         self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator
     ) -> Tensors:
-        """There are no buffers."""
+        """The buffers as they are: occupancy is read off the grid itself, and nothing is kept."""
         return buffers
 
     def updates_occupancy(self, step: int) -> bool:
-        """Never."""
+        """Whether the way into a step refreshes the occupancy; here no step does."""
         return False
 
     def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:

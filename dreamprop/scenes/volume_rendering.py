@@ -26,12 +26,12 @@ from dreamprop.scenes.shading import Shading, shade
 
 @dataclass(frozen=True)
 class Rendered:
-    """Pictures of W states."""
+    """N pictures of W states, the result of volume rendering along each pixel's ray."""
 
     color: Tensor
     """[N, 3, H, V] before the background, premultiplied by the opacity"""
     opacity: Tensor
-    """[N, 1, H, V]"""
+    """[N, 1, H, V] share of the light behind that does not come through, in [0, 1]."""
     depth: Tensor | None
     """[N, 1, H, V] mean distance times the opacity"""
     orientation: Tensor | None

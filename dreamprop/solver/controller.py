@@ -122,7 +122,7 @@ class Step:
         return worst
 
     def bound(self, state: None) -> float:
-        """The tolerance."""
+        """The tolerance, which is the same in every round."""
         return self.tolerance
 
     def learn(self, state: None, errors: Sequence[float]) -> None:
@@ -170,7 +170,7 @@ class Paper:
         return math.inf if any(_number(off) > 1 for off in norms.buffers.values()) else _number(error)
 
     def bound(self, state: float) -> float:
-        """The threshold."""
+        """The threshold as the last round left it."""
         return state
 
     def learn(self, state: float, errors: Sequence[float]) -> float:
@@ -208,5 +208,5 @@ def make_controller(
 
 
 def _number(error: float) -> float:
-    """NaN is never small."""
+    """An error as a number that compares: NaN is never small."""
     return math.inf if math.isnan(error) else error

@@ -29,9 +29,9 @@ class Encoding(Protocol):
     """What the modules ask of an encoding."""
 
     width: int
-    """Features of a point."""
+    """Number of features of a point."""
     count: int
-    """Parameters."""
+    """P: number of parameters."""
 
     def init(self, generator: torch.Generator) -> Tensor:
         """Initial parameters [P] in float32."""
@@ -50,11 +50,11 @@ class Fixed:
     count = 0
 
     def init(self, generator: torch.Generator) -> Tensor:
-        """Nothing."""
+        """No parameters: a tensor [0]."""
         return torch.zeros(0)
 
     def pad(self, features: Tensor, width: int) -> Tensor:
-        """Ones behind the features."""
+        """Fill up [N, F] to [N, width] with ones behind the features."""
         return functional.pad(features, (0, width - features.shape[-1]), value=1.0)
 
 
@@ -117,13 +117,13 @@ class SphericalHarmonics(Fixed):
         return torch.stack(out, dim=-1)
 
     def pad(self, features: Tensor, width: int) -> Tensor:
-        """Ones before the features."""
+        """Fill up [N, F] to [N, width] with ones before the features, as the library does for this encoding alone."""
         return functional.pad(features, (width - features.shape[-1], 0), value=1.0)
 
 
 @dataclass(frozen=True)
 class Level:
-    """One grid of the hierarchy."""
+    """One grid of the hierarchy, from coarse to fine."""
 
     scale: float
     """Cells along a side of the unit cube."""
@@ -232,7 +232,7 @@ class Composite:
         self.count = sum(part.count for _, part in self.parts)
 
     def init(self, generator: torch.Generator) -> Tensor:
-        """Those of the parts in their order."""
+        """Initial parameters [P] of all parts, one after another."""
         return torch.cat([part.init(generator) for _, part in self.parts])
 
     def __call__(self, x: Tensor, params: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ class Composite:
         return torch.cat([part(x[:, at], p) for (at, part), p in zip(self.parts, own, strict=True)], dim=-1)
 
     def pad(self, features: Tensor, width: int) -> Tensor:
-        """As the last part fills up."""
+        """Fill up [N, F] to [N, width] in the way of the last part."""
         return self.parts[-1][1].pad(features, width)
 
 
