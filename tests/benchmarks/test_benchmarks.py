@@ -57,6 +57,14 @@ def test_engine(bench: Bench) -> None:
     assert found["tensors_at_peak"] >= 3 + 3 + 4
 
 
+def test_gallery(bench: Bench, tmp_path: Path) -> None:
+    few = ["--count", "1", "--pairs", "1", "--size", "16", "--out", str(tmp_path)]
+    bench("gallery", *few, "--", FEW_STEPS)
+    page = (tmp_path / "gallery.md").read_text()
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert len(pictures) == 2 and all(f"]({name})" in page for name in pictures)
+
+
 def test_drift(bench: Bench) -> None:
     lines = bench("drift", *["--window", "2", "--step", "2", "--repeat", "1"])
     assert all(float(cell) > 0 for cell in cells(lines[-1]))
