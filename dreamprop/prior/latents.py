@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamprop.prior.dataset import Dataset
-from dreamprop.prior.train_model import write_tensors
+from dreamprop.prior.training import write_tensors
 from dreamprop.rng import generator
 
 PART = 64

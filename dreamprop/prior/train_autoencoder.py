@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from dreamprop.prior.atlas import load_atlas
 from dreamprop.prior.dataset import Dataset
 from dreamprop.prior.stable_diffusion import make_autoencoder
-from dreamprop.prior.train_model import load_atlas
-from dreamprop.prior.training import Training, run
+from dreamprop.prior.training import Training, add_bfloat16, arguments, run
 from dreamprop.prior.world import LARGE, build_atlas
 from dreamprop.rng import generator
 from dreamprop.utils.atomic_io import write_json
@@ -86,29 +86,14 @@ def train(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
-        description="train the latent model's autoencoder",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    p.add_argument(
-        "--out",
-        type=Path,
-        default=Path("outputs/stable-diffusion"),
-        help="folder of the run; the same goes on",
-    )
-    p.add_argument("--steps", type=int, default=2500, help="optimiser steps in all")
-    p.add_argument("--batch", type=int, default=8, help="pictures a step")
-    p.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
+    p = arguments(
+        "train the latent model's autoencoder", "outputs/stable-diffusion",
+        steps=2500, batch=8, lr=2e-3, views=800, pair_views=60,
+    )  # fmt: skip
     p.add_argument("--divergence", type=float, default=1e-4, help="weight of the divergence")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--views", type=int, default=800, help="traced views a shape")
-    p.add_argument("--pair-views", type=int, default=60, help="traced views a pair of shapes and relation")
     p.add_argument("--test-views", type=int, default=20, help="fresh views a shape to test on")
     p.add_argument("--widths", type=int, nargs="+", default=[16, 32, 32], help="channels")
-    p.add_argument("--save-minutes", type=float, default=3.0, help="between checkpoints")
-    p.add_argument(
-        "--bfloat16", action=argparse.BooleanOptionalAction, default=True, help="convolutions in bfloat16"
-    )
+    add_bfloat16(p)
     return p
 
 

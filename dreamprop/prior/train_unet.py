@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreamprop.config.loader import InputError
+from dreamprop.prior.atlas import load_atlas
 from dreamprop.prior.captions import captions
 from dreamprop.prior.dataset import Dataset
 from dreamprop.prior.latents import Latents, load_latents
@@ -32,8 +33,7 @@ from dreamprop.prior.stable_diffusion import (
     save,
     token_ids,
 )
-from dreamprop.prior.train_model import load_atlas
-from dreamprop.prior.training import Training, run
+from dreamprop.prior.training import Training, add_bfloat16, arguments, run
 from dreamprop.prior.world import LARGE
 from dreamprop.rng import generator
 from dreamprop.utils.atomic_io import write_json
@@ -143,37 +143,18 @@ def train(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
-        description="train the latent model's U-Net and text encoder",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    p.add_argument(
-        "--out",
-        type=Path,
-        default=Path("outputs/stable-diffusion"),
-        help="folder of the run, with its autoencoder; the same goes on",
-    )
-    p.add_argument("--steps", type=int, default=6000, help="optimiser steps in all")
-    p.add_argument("--batch", type=int, default=16, help="latents a step")
-    p.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    p = arguments(
+        "train the latent model's U-Net and text encoder", "outputs/stable-diffusion",
+        steps=6000, batch=16, lr=1e-3, views=800, pair_views=60,
+    )  # fmt: skip
     p.add_argument("--keep", type=float, default=0.999, help="of the averaged weights, at every step")
     p.add_argument("--latents", type=int, default=40960, help="pictures that are encoded, a multiple of 64")
     p.add_argument("--pairs", type=float, default=0.4, help="share of pictures with two objects")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--views", type=int, default=800, help="traced views a shape")
-    p.add_argument("--pair-views", type=int, default=60, help="traced views a pair of shapes and relation")
     p.add_argument("--widths", type=int, nargs="+", default=[32, 64, 96], help="channels of the U-Net")
     p.add_argument(
-        "--autoencoder-widths",
-        type=int,
-        nargs="+",
-        default=[16, 32, 32],
-        help="channels of the autoencoder",
+        "--autoencoder-widths", type=int, nargs="+", default=[16, 32, 32], help="channels of the autoencoder"
     )
-    p.add_argument("--save-minutes", type=float, default=3.0, help="between checkpoints")
-    p.add_argument(
-        "--bfloat16", action=argparse.BooleanOptionalAction, default=True, help="encode in bfloat16"
-    )
+    add_bfloat16(p)
     return p
 
 

@@ -6,24 +6,36 @@ it is there whole or not at all; older ones are removed after it.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dreamprop.prior.train_model import learning_rate
-from dreamprop.utils.atomic_io import write_json
+from dreamprop.utils.atomic_io import replacing, write_json
 from dreamprop.utils.signals import Guard, Interrupted
 
 BETAS = (0.9, 0.99)
 WEIGHT_DECAY = 0.01
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Warm up over 200 steps, hold, and fall linearly to a fiftieth over the last 30% of the run."""
+    fall = min(1.0, (steps - step) / (0.3 * steps))
+    return peak * min(1.0, (step + 1) / 200) * max(fall, 0.02)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file whole or not at all."""
+    with replacing(path) as beside:
+        save_file(dict(tensors), beside)
 
 
 class Training:
@@ -174,3 +186,30 @@ def run(
                 keep()
             print(f"stopped after step {training.step}; the same command goes on", flush=True)
             raise SystemExit(128 + (signal.signum or 0)) from None
+
+
+def arguments(
+    description: str, out: str, *, steps: int, batch: int, lr: float, views: int, pair_views: int
+) -> argparse.ArgumentParser:
+    """The command line that all trainings share, with their own defaults."""
+    p = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    p.add_argument("--out", type=Path, default=Path(out), help="folder of the run; the same goes on")
+    p.add_argument("--steps", type=int, default=steps, help="optimiser steps in all")
+    p.add_argument("--batch", type=int, default=batch, help="pictures a step")
+    p.add_argument("--lr", type=float, default=lr, help="peak learning rate")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--views", type=int, default=views, help="traced views a shape")
+    p.add_argument(
+        "--pair-views", type=int, default=pair_views, help="traced views a pair of shapes and relation"
+    )
+    p.add_argument("--save-minutes", type=float, default=3.0, help="between checkpoints")
+    return p
+
+
+def add_bfloat16(parser: argparse.ArgumentParser) -> None:
+    """The switch of trainings whose convolutions may be in bfloat16."""
+    parser.add_argument(
+        "--bfloat16", action=argparse.BooleanOptionalAction, default=True, help="convolutions in bfloat16"
+    )

@@ -18,45 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamprop.prior.backgrounds import background, colorful_background, uniform
 from dreamprop.prior.solids import DETAILED, SOLIDS, Part, aligned_pair, pair
 from dreamprop.prior.vocabulary import COLORS, PRIMITIVES, RELATIONS, SHAPES
 from dreamprop.rng import generator
+from dreamprop.scenes.cameras import direction as towards
 
 SIZE = 32
 """Side in pixels of a picture of the small world."""
 
+CHUNK = 32
+"""Views that are rendered from the same draws."""
+
 PALETTE = torch.tensor(list(COLORS.values()))  # [C, 3]
-
-
-def _uniform(n: int, low: float, high: float, g: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(n, generator=g)
-
-
-def background(n: int, g: torch.Generator, size: int = SIZE) -> Tensor:
-    """Soft backgrounds: a pale or dim tint with a gentle vertical gradient, [n, 3, size, 1]."""
-    grey = _uniform(n, 0.25, 0.85, g)[:, None, None]  # [n, 1, 1]
-    tint = torch.rand(n, 3, 1, generator=g)
-    slope = _uniform(n, -0.12, 0.12, g)[:, None, None]
-    ramp = torch.linspace(-1, 1, size)
-    return (0.8 * grey + 0.2 * tint + slope * ramp).clamp(0, 1)[..., None]
-
-
-def colorful_background(n: int, g: torch.Generator, size: int) -> Tensor:
-    """Backgrounds of any colour that blend into another one in any direction, one in five grey, [n, 3, size, size].
-
-    They vary so much that matter of no fixed colour can pass for them.
-    """
-    ends = torch.rand(2, n, 3, generator=g)
-    blend = 0.6 * torch.rand(n, 1, generator=g)
-    near, far = ends[0], ends[0] + blend * (ends[1] - ends[0])
-    grey = torch.rand(n, 1, generator=g) < 0.2
-    near, far = (torch.where(grey, c.mean(1, keepdim=True), c)[..., None, None] for c in (near, far))
-    turn = _uniform(n, -math.pi, math.pi, g)[:, None, None]
-    ramp = torch.linspace(-1, 1, size)
-    along = 0.5 + 0.5 * (turn.cos() * ramp[None, :, None] + turn.sin() * ramp) / math.sqrt(
-        2
-    )  # [n, size, size]
-    return (near + along[:, None] * (far - near)).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -153,10 +127,8 @@ def cameras(
     elevation: Tensor, azimuth: Tensor, distance: Tensor, fovy: Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
     """Rays of pinhole cameras that look at the origin, z up, in degrees: origins, unit directions [N, size², 3]."""
-    e, a = elevation.deg2rad(), azimuth.deg2rad()
-    back = torch.stack(
-        [e.cos() * a.cos(), e.cos() * a.sin(), e.sin()], -1
-    )  # [N, 3], from the origin to the camera
+    a = azimuth.deg2rad()
+    back = towards(elevation, azimuth)  # [N, 3], from the origin to the camera
     right = torch.stack([-a.sin(), a.cos(), torch.zeros_like(a)], -1)
     up = torch.linalg.cross(back, right)
     half = (fovy.deg2rad() / 2).tan()[:, None, None]  # [N, 1, 1]
@@ -177,23 +149,22 @@ def render_layers(
         layers [n, 6, size, size] and the view word of each.
     """
     size = world.size
-    elevation, azimuth = _uniform(n, *world.elevation, g), _uniform(n, -180, 180, g)
-    distance, fovy = _uniform(n, *world.distance, g), _uniform(n, *world.fovy, g)
+    elevation, azimuth = uniform(n, *world.elevation, g), uniform(n, -180, 180, g)
+    distance, fovy = uniform(n, *world.distance, g), uniform(n, *world.fovy, g)
     origin, direction = cameras(elevation, azimuth, distance, fovy, 2 * size)
     if world.fill is None:
-        scale = _uniform(n, 0.9, 1.1, g)[:, None, None]
+        scale = uniform(n, 0.9, 1.1, g)[:, None, None]
     else:  # a ball of this radius touches the sides of the frame where fill is 1
         frame = distance * (fovy.deg2rad() / 2).sin()
-        scale = (_uniform(n, *world.fill, g) * frame)[:, None, None]
+        scale = (uniform(n, *world.fill, g) * frame)[:, None, None]
     shift = 0.05 * torch.randn(n, 1, 3, generator=g).clamp(-1.5, 1.5)
     hit, normal, part = trace(parts, ((origin - shift) / scale).reshape(-1, 3), direction.reshape(-1, 3))
 
     # a light near the camera, above it more often than not
-    light_e = elevation + _uniform(n, -10, 45, g)
-    light_a = azimuth + _uniform(n, -50, 50, g)
-    e, a = light_e.deg2rad(), light_a.deg2rad()
-    light = torch.stack([e.cos() * a.cos(), e.cos() * a.sin(), e.sin()], -1)[:, None]  # [n, 1, 3]
-    ambient = _uniform(n, *world.ambient, g)[:, None]
+    light_e = elevation + uniform(n, -10, 45, g)
+    light_a = azimuth + uniform(n, -50, 50, g)
+    light = towards(light_e, light_a)[:, None]  # [n, 1, 3]
+    ambient = uniform(n, *world.ambient, g)[:, None]
     rays = (n, 4 * size * size)
     shade = ambient + (1 - ambient) * (normal.view(*rays, 3) * light).sum(-1).clamp(min=0)
 
@@ -275,11 +246,25 @@ def build_atlas(seed: int, views: int, pair_views: int = 0, world: World = SMALL
                 ]
     layers, rows, words = [], [], []
     for number, (parts, i, j, k, n) in enumerate(scenes):
-        for part in range(math.ceil(n / 32)):
-            m = min(32, n - 32 * part)
-            rendered, seen = render_layers(parts, m, generator(seed, part, f"world/{number}"), world)
-            layers.append((rendered * 255).round().to(torch.uint8))
-            rows += [(i, j, k)] * m
-            words += seen
+        rendered, seen = render_many(parts, n, seed, number, world)
+        layers.append(rendered)
+        rows += [(i, j, k)] * n
+        words += seen
     shape, other, relation = torch.tensor(rows).unbind(1)
     return Atlas(torch.cat(layers), shape, other, relation, words)
+
+
+def render_many(
+    parts: Sequence[Part], n: int, seed: int, scene: int, world: World
+) -> tuple[Tensor, list[str]]:
+    """Render n views of a solid by draws that depend on (seed, scene) alone: layers uint8, and their view words.
+
+    Two solids that are rendered with the same draws are seen from the same cameras under the same light.
+    """
+    layers, words = [], []
+    for chunk in range(math.ceil(n / CHUNK)):
+        m = min(CHUNK, n - CHUNK * chunk)
+        rendered, seen = render_layers(parts, m, generator(seed, chunk, f"world/{scene}"), world)
+        layers.append((rendered * 255).round().to(torch.uint8))
+        words += seen
+    return torch.cat(layers), words
