@@ -19,8 +19,11 @@ DISPATCHED = {
     ops.aten._local_scalar_dense.default: "item",
     ops.aten.equal.default: "equal",
     ops.aten.nonzero.default: "nonzero",
+    ops.aten.masked_select.default: "masked_select",
+    ops.aten._unique2.default: "unique",
 }
-"""What Python's `int`, `float`, `bool`, `item`, `torch.equal` and masks as indices come down to."""
+"""What Python's `int`, `float`, `bool`, `item`, `torch.equal`, masks as indices and sizes that depend on numbers come
+down to."""
 
 
 class DeviceReads:

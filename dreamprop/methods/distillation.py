@@ -100,7 +100,7 @@ class Distillation(Process):
 
     def evaluate(self, states: Sequence[State]) -> list[Drift]:
         """The drifts at W states, in their order: what a method is."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define evaluate(states)")
 
     def update(self, state: State, drift: Drift) -> State:
         """One step of the optimiser; then what a new step brings: a larger grid, a fresher occupancy."""

@@ -98,13 +98,15 @@ def solve(
         RankLost: another process is gone or silent.
     """
     began = time.perf_counter()
-    check_window(window)
+    if not isinstance(window, Integral) or isinstance(window, bool) or window < 1:
+        raise ValueError(f"window must be >= 1, got {window!r}; use 1 to run sequentially")
     controller: Controller[Any] = make_controller(error_rule, tolerance, threshold, decay, aggregate)
     guess = _named("predictor", predictor, PREDICTORS)
     _named("on_nonfinite", on_nonfinite, ON_NONFINITE)
     units = Units(buffer_units)
-    first = start(as_process(process), num_steps, state)
-    evaluate = evaluators.start(evaluator, as_process(process), first.states[0], controller.exact)
+    own = as_process(process)
+    first = start(own, num_steps, state)
+    evaluate = evaluators.start(evaluator, own, first.states[0], controller.exact)
     chain, layout = evaluate.process, evaluate.layout
     limit = controller.init(first.threshold)
     carried, moving = [layout.shard(z) for z in first.states], first.trend
@@ -171,12 +173,6 @@ def solve(
     final = layout.unshard(carried[0])
     stats.wall_seconds = time.perf_counter() - began
     return Solution(final, stats)
-
-
-def check_window(window: int) -> None:
-    """Raise ``ValueError`` where a window is no count of steps."""
-    if not isinstance(window, Integral) or isinstance(window, bool) or window < 1:
-        raise ValueError(f"window must be >= 1, got {window!r}; use 1 to run sequentially")
 
 
 def _stop(stop: int | None, step: int, num_steps: int) -> int:

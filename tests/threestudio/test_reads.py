@@ -1,7 +1,4 @@
-"""How often a round waits for the device: numbers are read from it once, however many tensors there are.
-
-On a CPU no read waits; what would be one on a GPU is counted where Python asks for it and where PyTorch does.
-"""
+"""How often a round waits for the device: numbers are read from it once, however many tensors there are."""
 
 from __future__ import annotations
 
@@ -11,70 +8,36 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamprop.state import Drift
 from dreamprop.threestudio.precision import Scaling, StepSettings
 from dreamprop.threestudio.replica import OVERFLOW, Replica
 from dreamprop.threestudio.system import Threestudio
+from tests.device_reads import DeviceReads
 
 from . import double
 from .double import System
 
-ASKED = {Tensor.tolist: "tolist", Tensor.cpu: "cpu", Tensor.numpy: "numpy"}
-DISPATCHED = {
-    torch.ops.aten._local_scalar_dense.default: "item",
-    torch.ops.aten.equal.default: "equal",
-    torch.ops.aten.nonzero.default: "nonzero",
-}
 NUMBERS = "tolist"
 """How a replica takes numbers into plain attributes: from a tensor that is on the CPU anyway."""
 
 
-class Asked(TorchFunctionMode):
-    """Notes what Python reads."""
-
-    def __init__(self, found: list[str]) -> None:
-        super().__init__()
-        self.found = found
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in ASKED:
-            self.found.append(ASKED[func])
-        return func(*args, **(kwargs or {}))
-
-
-class Dispatched(TorchDispatchMode):
-    """Notes what PyTorch reads."""
-
-    def __init__(self, found: list[str]) -> None:
-        super().__init__()
-        self.found = found
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in DISPATCHED:
-            self.found.append(DISPATCHED[func])
-        return func(*args, **(kwargs or {}))
-
-
 def reads(call: Callable[[], Any]) -> list[str]:
     """What a call reads, in this thread and in those of the steps."""
-    found: list[str] = []
+    found = DeviceReads()
     real = Replica.evaluate
 
     def noted(self: Replica, *args: Any) -> Drift:
         if threading.current_thread() is threading.main_thread():
             return real(self, *args)
-        with Asked(found), Dispatched(found):  # modes are kept for each thread
+        with found.watching():  # modes are kept for each thread
             return real(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Replica, "evaluate", noted)
-        with Asked(found), Dispatched(found):
+        with found.watching():
             call()
-    return found
+    return found.found
 
 
 def test_reads_are_seen() -> None:

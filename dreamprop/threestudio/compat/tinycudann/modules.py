@@ -109,7 +109,7 @@ class Module(nn.Module):
         return out.to(self.dtype) if self.dtype in (torch.float16, torch.bfloat16) else out
 
     def _evaluate(self, x: Tensor, params: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define _evaluate(x, params)")
 
 
 class Encoding(Module):
