@@ -21,7 +21,9 @@ from dreamprop.runs.outcome import VIEWS, Outcome
 from dreamprop.runs.recording import recording
 from dreamprop.runs.stops import STOPS, trace
 from dreamprop.runs.summary import summarize
+from dreamprop.runs.window_log import open_windows
 from dreamprop.solver.window import Window
+from dreamprop.solver.window_choice import Windows
 from dreamprop.state import State
 from dreamprop.utils import atomic_io
 from dreamprop.utils.device import device_of
@@ -80,13 +82,16 @@ def compare(experiment: Experiment, communicator: Communicator) -> int:
         with directory.held(place) if lead else nullcontext(), Guard() as guard:
             for key, (chain, settings, where) in runs.items():
                 alone = settings.sequential
+                windows = None if alone else open_windows(config.parallel, communicator, where)
                 if not lead and not alone:
-                    loop.run(chain, Window((first,)), settings, communicator, guard=guard)
+                    loop.run(chain, Window((first,)), settings, communicator, guard=guard, windows=windows)
                 with (
                     coordination.main_process_first(communicator, key) if alone else nullcontext(lead) as mine
                 ):
                     if mine:
-                        done[key] = _made(experiment, chain, first, settings, where, communicator, guard)
+                        done[key] = _made(
+                            experiment, chain, first, settings, where, communicator, windows, guard
+                        )
             if not lead:
                 return 0
             window = Window((done["accelerated"].state,))
@@ -105,8 +110,9 @@ def warm_up(process: Any, settings: loop.RunSettings, first: State, communicator
     with coordination.main_process_first(communicator, "warm up") as mine:
         if mine:
             dp.solve_sequential(process, first.step + 1, state=first)
-    window = min(settings.parallel.window, settings.num_steps)
-    dp.solve(process, first.step + window, state=first, **loop.solve_options(process, settings, communicator))
+    window = min(settings.warm_up, settings.num_steps)
+    options = loop.solve_options(process, settings, communicator)
+    dp.solve(process, first.step + window, window, state=first, **options)
 
 
 def _made(
@@ -116,15 +122,18 @@ def _made(
     settings: loop.RunSettings,
     place: Path,
     communicator: Communicator,
+    windows: Windows | None,
     guard: Guard,
 ) -> Outcome:
     """One of the runs, in its folder, as the report takes it."""
     config, device = experiment.config, device_of(experiment.config.device)
     atomic_io.make_folder(place)
     with recording(place, first.step, settings, device) as record:
-        state = loop.run(process, Window((first,)), settings, communicator, record.callbacks, guard=guard)
+        state = loop.run(
+            process, Window((first,)), settings, communicator, record.callbacks, guard=guard, windows=windows
+        )
     summary = summarize(
-        process, state, settings, record, communicator,
+        process, state, settings, record, communicator, windows,
         prompt=experiment.prompt, method=experiment.method, seed=process.seed,
     )  # fmt: skip
     views, mesh = write_result(process, state, config.output, config.export, device, place)

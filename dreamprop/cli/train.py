@@ -22,7 +22,9 @@ from dreamprop.runs.experiment import Experiment, make_process
 from dreamprop.runs.recording import recording
 from dreamprop.runs.stops import STOPS, tell, trace
 from dreamprop.runs.summary import summarize
+from dreamprop.runs.window_log import open_windows
 from dreamprop.solver import audit
+from dreamprop.solver.window_choice import Windows
 from dreamprop.utils import atomic_io
 from dreamprop.utils.device import device_of
 from dreamprop.utils.signals import Guard
@@ -61,12 +63,19 @@ def train(
         begun = begin(process, experiment.tree, device, communicator, go_on, held)
         if lead:
             print(f"writing to {begun.place}")
+        windows = (
+            None
+            if sequential
+            else open_windows(config.parallel, communicator, begun.place, begun.window.states[0].step)
+        )
         save = partial(resume.save, begun.place, begun.tree, config.checkpoint.keep)
         checkpointing = Checkpointing(save, config.checkpoint, begun.window, lead)
         go_on_by = command(begun.place, sequential, communicator.size)
         with Guard(together=communicator.size > 1) as guard:
             try:
-                summary = _run(process, begun, experiment, settings, communicator, checkpointing, guard)
+                summary = _run(
+                    process, begun, experiment, settings, communicator, windows, checkpointing, guard
+                )
             except InputError as error:
                 raise InputError(f"{error}; {_kept(checkpointing, begun.place, go_on_by)}") from error
             except BaseException as stop:
@@ -90,6 +99,7 @@ def _run(
     experiment: Experiment,
     settings: loop.RunSettings,
     communicator: Communicator,
+    windows: Windows | None,
     checkpointing: Checkpointing,
     guard: Guard,
 ) -> dict[str, Any] | None:
@@ -105,16 +115,18 @@ def _run(
         callbacks.append(WatchForEmptiness(Emptiness(EMPTY, "mean opacity"), process.opacity, every, lead))
     callbacks += [Preview(draw, every, lead), StopOnSignal(guard)]
     if not lead:
-        loop.run(process, begun.window, settings, communicator, callbacks, guard=guard)
+        loop.run(process, begun.window, settings, communicator, callbacks, guard=guard, windows=windows)
         return None
     device = device_of(config.device)
     with recording(place, begun.window.states[0].step, settings, device) as record:
         callbacks[:0] = record.callbacks
-        state = loop.run(process, begun.window, settings, communicator, callbacks, guard=guard)
+        state = loop.run(
+            process, begun.window, settings, communicator, callbacks, guard=guard, windows=windows
+        )
         guard.together = False  # the others are done
         guard.obey()
         summary = summarize(
-            process, state, settings, record, communicator,
+            process, state, settings, record, communicator, windows,
             prompt=experiment.prompt, method=experiment.method, seed=config.seed,
         )  # fmt: skip
         views, mesh = write_result(process, state, config.output, config.export, device, place)

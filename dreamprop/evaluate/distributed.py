@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -120,6 +121,10 @@ class DistributedEvaluation(Evaluation):
                 if specs is not None and drifts is not None:
                     return exchange.share(communicator, states, drifts, specs, slots)
             self._sub_batch = halved(max(b - a for batches in dealt for a, b in batches))
+
+    def tell(self, value: Any) -> list[Any]:
+        """What each rank tells, as JSON has it; all of them must ask."""
+        return self.communicator.all_gather_object(value)
 
     @contextmanager
     def _exchanging(self) -> Iterator[None]:

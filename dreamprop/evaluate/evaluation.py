@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from dreamprop.distributed.layout import REPLICATED, Layout
 from dreamprop.process import Process
@@ -44,3 +45,7 @@ class Evaluation:
                 f"evaluator must return a drift for each of {len(states)} states, got {len(drifts)}"
             )
         return drifts
+
+    def tell(self, value: Any) -> list[Any]:
+        """What each process tells here, as JSON has it; all of them must ask."""
+        return [value]

@@ -5,13 +5,15 @@ written again.
 """
 
 import math
+import os
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
 from dreamprop.adapters.purity import GPU_TOLERANCE
-from dreamprop.config.validate import choose, number
+from dreamprop.config.validate import brief, choose, number
 from dreamprop.distributed.process_group import TIMEOUT
+from dreamprop.errors import InputError
 from dreamprop.evaluate import EVALUATORS
 from dreamprop.evaluate.distributed import LAYOUTS
 from dreamprop.runs.artifacts.config import ExportConfig, OutputConfig
@@ -19,9 +21,12 @@ from dreamprop.solver.controller import AGGREGATES, ERROR_RULES
 from dreamprop.solver.nonfinite import ON_NONFINITE
 from dreamprop.solver.picard import solve
 from dreamprop.solver.predict import PREDICTORS
+from dreamprop.solver.window_choice import AUTO
 
 PURITY = ("strict", "warn")
 """What may become of a run whose steps turn out to be no functions of their state."""
+WINDOWS = "windows.jsonl"
+"""File of a run's folder that holds which windows it chose."""
 SOLVE: dict[str, Any] = {name: given.default for name, given in signature(solve).parameters.items()}
 """The defaults of `dreamprop.solve`, by argument."""
 
@@ -44,8 +49,9 @@ class TrainerConfig:
 class ParallelConfig:
     """How the chain is solved; the words are those of `dreamprop.solve`."""
 
-    window: int = SOLVE["window"]
-    """Steps evaluated together; 1 is the sequential run."""
+    window: int | str = SOLVE["window"]
+    """Steps evaluated together; 1 is the sequential run. `auto`: the run tries windows on its way and takes the
+    quickest; what it decides stands in `windows.jsonl`. The folder of a run: the windows that it chose, one by one."""
     tolerance: float = SOLVE["tolerance"]
     """Largest error of an accepted guess, in nominal optimiser steps (rule `step`)."""
     error_rule: str = SOLVE["error_rule"]
@@ -86,7 +92,15 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         key = "parallel"
-        number(f"{key}.window", self.window, 1, 1e6, whole=True, remedy="use 1 to run sequentially")
+        if not isinstance(self.window, str):
+            number(
+                f"{key}.window", self.window, 1, 1e6, whole=True, remedy="use auto, or 1 to run sequentially"
+            )
+        elif self.window != AUTO and not os.path.isfile(os.path.join(self.window, WINDOWS)):
+            raise InputError(
+                f"{key}.window must be a number, {AUTO}, or the folder of a run that chose its windows (with "
+                f"{WINDOWS}), got {brief(self.window)}; use {AUTO}"
+            )
         number(f"{key}.tolerance", self.tolerance, 0, remedy="use 1.0")
         if self.threshold is not None:
             number(f"{key}.threshold", self.threshold, 0, remedy="use null for the paper's")

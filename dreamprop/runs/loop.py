@@ -27,13 +27,15 @@ from dreamprop.distributed.sharding import ShardedProcess
 from dreamprop.evaluate.sub_batch import SmallerBatch
 from dreamprop.process import as_process
 from dreamprop.runs.config import ParallelConfig
+from dreamprop.runs.window_log import open_windows
 from dreamprop.solver.solution import Round
 from dreamprop.solver.window import Window
+from dreamprop.solver.window_choice import Windows
 from dreamprop.state import State
 from dreamprop.utils.signals import Guard
 
 PLAIN = sorted(
-    {f.name for f in fields(ParallelConfig)} & signature(dp.solve).parameters.keys() - {"evaluator"}
+    {f.name for f in fields(ParallelConfig)} & signature(dp.solve).parameters.keys() - {"evaluator", "window"}
 )
 """Keys of `parallel` that are arguments of `dreamprop.solve` as they are."""
 
@@ -53,6 +55,12 @@ class RunSettings:
     def label(self) -> str:
         """What a run of this way is called where it shows how far it is."""
         return "sequential" if self.sequential else f"window {self.parallel.window}"
+
+    @property
+    def warm_up(self) -> int:
+        """The window of a round that is taken before a clock starts."""
+        asked = 1 if self.sequential else self.parallel.window
+        return asked if isinstance(asked, int) else 8
 
     @property
     def exact(self) -> bool:
@@ -96,6 +104,7 @@ def run(
     callbacks: Sequence[Callback] = (),
     *,
     guard: Guard,
+    windows: Windows | None = None,
     stop: int | None = None,
 ) -> State:
     """Solve the chain of a process up to a step.
@@ -107,6 +116,7 @@ def run(
         communicator: the processes that share the windows; each of them calls this.
         callbacks: what follows the rounds, in this order.
         guard: open, it keeps signals from cutting what the callbacks do in two.
+        windows: of the rounds; by default what `parallel` says, kept nowhere.
         stop: a step on the way to stop at exactly; by default the run goes to its last step.
 
     Returns:
@@ -139,6 +149,7 @@ def run(
             found = dp.solve_sequential(process, last, on_nonfinite=skip, state=window, callback=after)
         else:
             options = solve_options(process, settings, communicator)
+            options["window"] = windows or open_windows(settings.parallel, communicator)
             found = dp.solve(process, settings.num_steps, state=window, stop=last, callback=after, **options)
     with guard.hold():
         for callback in callbacks:
@@ -179,7 +190,7 @@ def check(process: Any, settings: RunSettings, communicator: Communicator) -> No
 
 
 def solve_options(process: Any, settings: RunSettings, communicator: Communicator) -> dict[str, Any]:
-    """The block `parallel` as keyword arguments of `dreamprop.solve`."""
+    """The block `parallel`, without its window, as keyword arguments of `dreamprop.solve`."""
     parallel = settings.parallel
     make: dict[str, Callable[[], Any]] = {
         "serial": lambda: dp.evaluate.serial,

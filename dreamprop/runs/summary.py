@@ -12,6 +12,7 @@ from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.loop import RunSettings, evaluator_name
 from dreamprop.runs.recording import Recording
 from dreamprop.solver import audit
+from dreamprop.solver.window_choice import Windows
 from dreamprop.state import State
 
 SUMS = (
@@ -26,6 +27,7 @@ def summarize(
     settings: RunSettings,
     record: Recording,
     communicator: Communicator,
+    windows: Windows | None,
     *,
     prompt: str,
     method: str,
@@ -39,6 +41,7 @@ def summarize(
         settings: how far it went, and in which way.
         record: its rounds and its memory.
         communicator: the processes that shared its windows.
+        windows: how wide its rounds were; none where it went step by step.
         prompt: what it made.
         method: by which method.
         seed: of the draws of its steps.
@@ -55,6 +58,7 @@ def summarize(
         "wall_seconds": seconds,
         "seconds_per_step": seconds / max(steps, 1),
         "window": 1 if alone else parallel.window,
+        "windows": [decision.to_json() for decision in windows.decisions] if windows else [],
         "tolerance": parallel.tolerance,
         "error_rule": parallel.error_rule,
         "evaluator": evaluator_name(process, settings, communicator),

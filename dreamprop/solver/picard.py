@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from numbers import Integral
 from typing import Any, TypeVar
 
 from dreamprop import evaluate as evaluators
@@ -28,7 +27,9 @@ from dreamprop.solver.norms import measure, nonfinite
 from dreamprop.solver.predict import PREDICTORS
 from dreamprop.solver.rollout import rollout
 from dreamprop.solver.solution import Laps, Round, Solution, Stats, start
+from dreamprop.solver.timing import Timed
 from dreamprop.solver.window import Window, advance, end_of, fill
+from dreamprop.solver.window_choice import AUTO, Windows, as_windows
 from dreamprop.state import State
 from dreamprop.utils.cpu_allocator import reuse
 
@@ -39,7 +40,7 @@ T = TypeVar("T")
 def solve(
     process: Chain,
     num_steps: int,
-    window: int = 8,
+    window: int | str | Windows = AUTO,
     tolerance: float = 1.0,
     *,
     error_rule: str = "step",
@@ -60,7 +61,9 @@ def solve(
     Args:
         process: the chain.
         num_steps: the step to arrive at, counted from step 0 of the chain.
-        window: steps evaluated together; 1 is the sequential run.
+        window: steps evaluated together; 1 is the sequential run. ``auto`` tries windows on the way and takes the one
+            whose steps are the quickest, by the clock: for the same result twice give a number, or the
+            ``stats.decisions`` of a run as ``Windows``.
         tolerance: for the rule ``step``: how far a guess may be from the state the rollout arrives at, in
             units of the optimiser's nominal step. 0 accepts only what is bit for bit what the sequential run
             gives: for proofs, not for speed.
@@ -98,8 +101,7 @@ def solve(
         RankLost: another process is gone or silent.
     """
     began = time.perf_counter()
-    if not isinstance(window, Integral) or isinstance(window, bool) or window < 1:
-        raise ValueError(f"window must be >= 1, got {window!r}; use 1 to run sequentially")
+    windows = as_windows(window)
     controller: Controller[Any] = make_controller(error_rule, tolerance, threshold, decay, aggregate)
     guess = _named("predictor", predictor, PREDICTORS)
     _named("on_nonfinite", on_nonfinite, ON_NONFINITE)
@@ -118,8 +120,9 @@ def solve(
     stats = Stats.begin(carried[0].step, stop)
     del state, first  # what a round no longer needs is free while a window is evaluated
     while (base := carried[0]).step < stop:
+        width = windows.of(base, num_steps, evaluate)
         lap = Laps()
-        end = end_of(base.step, window, num_steps, chain.boundaries)
+        end = end_of(base.step, width, num_steps, chain.boundaries)
         size = end - base.step
         tail = controller.tail and end not in chain.boundaries
         guesses = fill(carried, size + tail, partial(guess, chain), moving)
@@ -134,7 +137,12 @@ def solve(
         rolled = rollout(chain, base, drifts[:num_finite])
         lap("rollout")
 
-        if num_finite:
+        if not num_finite:
+            stride, errors = 1, [0.0] + [math.inf] * (size - 1)
+            carried, moving = [pass_over(chain, base, str(bad[0]), on_nonfinite, stats)], {}
+        elif size + tail == 1:  # a plain step: nothing was guessed
+            stride, errors, carried = 1, [0.0], rolled
+        else:
             named = [groups(chain, base, step) for step in range(base.step, end)]
             norms = look(guesses, rolled, named)
             stride, errors, limit = accept(controller, norms, named, limit)
@@ -142,9 +150,6 @@ def solve(
             moving = trend([base, *rolled], moving) if predictor == "momentum" else {}
             audited.note(rolled, drifts, stride)
             carried = advance(rolled, stride)
-        else:
-            stride, errors = 1, [0.0] + [math.inf] * (size - 1)
-            carried, moving = [pass_over(chain, base, str(bad[0]), on_nonfinite, stats)], {}
         del base, guesses, drifts, rolled
         lap("error")
 
@@ -155,6 +160,7 @@ def solve(
             num_steps=num_steps,
             stride=stride,
             errors=errors,
+            width=width,
             drifts=size,
             seconds=lap.total,
             round=stats.num_rounds,
@@ -167,10 +173,13 @@ def solve(
             audits=found,
         )
         stats.add(round)
+        if width == size and num_finite:
+            windows.learn(Timed(size, lap.total - lap.seconds["audit"], stride))
         if callback is not None:
             callback(round)
         del round
     final = layout.unshard(carried[0])
+    stats.decisions = list(windows.decisions)
     stats.wall_seconds = time.perf_counter() - began
     return Solution(final, stats)
 

@@ -58,6 +58,7 @@ def solve_sequential(
             num_steps=num_steps,
             stride=1,
             errors=[0.0],
+            width=1,
             drifts=1,
             seconds=lap.total,
             round=stats.num_rounds,

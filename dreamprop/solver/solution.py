@@ -13,6 +13,7 @@ from torch import Tensor
 from dreamprop.distributed.layout import REPLICATED, Layout
 from dreamprop.process import Chain
 from dreamprop.solver.window import Window
+from dreamprop.solver.window_choice import Decision
 from dreamprop.state import State
 
 
@@ -49,8 +50,10 @@ class Round:
     """Steps that this round accepted."""
     errors: list[float]
     """Error of each slot, the worst group."""
+    width: int
+    """The window of this round."""
     drifts: int
-    """Drifts that this round evaluated."""
+    """Drifts that this round evaluated: fewer than its window where a boundary or the end was nearer."""
     seconds: float
     """Wall-clock time of this round."""
     round: int
@@ -95,6 +98,10 @@ class Stats:
     """Parallel evaluations one after another: the unit of parallel time."""
     num_drifts: int = 0
     """Drifts that were evaluated, accepted or not."""
+    windows: list[int] = field(default_factory=list)
+    """The window, by round."""
+    decisions: list[Decision] = field(default_factory=list)
+    """How it came to these windows."""
     strides: list[int] = field(default_factory=list)
     """Steps accepted, by round."""
     errors: list[list[float]] = field(default_factory=list)
@@ -130,6 +137,7 @@ class Stats:
         self.num_skipped += round.skipped
         self.in_a_row = self.in_a_row + 1 if round.skipped else 0
         self.audits += round.audits
+        self.windows.append(round.width)
         self.strides.append(round.stride)
         self.errors.append(round.errors)
         for part, seconds in round.laps.items():

@@ -24,8 +24,10 @@ from dreamprop.runs.threestudio.callbacks import HandOver, PurityWatch, Report
 from dreamprop.runs.threestudio.command import command
 from dreamprop.runs.threestudio.session import Session, prompt_of
 from dreamprop.runs.threestudio.views import Shown, read_views
+from dreamprop.runs.window_log import open_windows
 from dreamprop.solver import audit
 from dreamprop.solver.window import Window
+from dreamprop.solver.window_choice import Windows, as_windows
 from dreamprop.state import State, to
 from dreamprop.threestudio.checkpoint import placed
 from dreamprop.threestudio.errors import NotAChain
@@ -74,6 +76,7 @@ class Run:
         self._begun = False
         """Whether the system was found to be a chain; what is raised from there on is not about what was given."""
         self._views = Shown()
+        self._windows: Windows | None = None
 
     def train(self) -> int:
         """Train and test; an interrupted run is saved.
@@ -148,8 +151,8 @@ class Run:
         found = self._purity.check(state)
         self._begun = True
         if self.compared:
-            target = min(state.step + (1 if settings.sequential else parallel.window), last)
-            self._run(process, Window((state,)), target)
+            target = min(state.step + settings.warm_up, last)
+            self._run(process, Window((state,)), target, windows=as_windows(settings.warm_up))
             process.commit(state)
             process.logged.clear()
         self._process = process
@@ -159,6 +162,8 @@ class Run:
             self._record = self._open.enter_context(recording(self.place, state.step, settings, self.device))
         every = int(self.studio.trainer.get("log_every_n_steps", 50))
         self._report = Report(process, self._made.trainer.loggers, every, self.lead)
+        if not settings.sequential:
+            self._windows = open_windows(parallel, self.communicator, self.place, state.step)
         own = self._record.callbacks if self._record else ()
         self._callbacks = [self._report, *own, StopOnSignal(self._guard), self._purity]
 
@@ -168,14 +173,27 @@ class Run:
         """Solve up to a step at which Lightning has something to do."""
         callbacks = [HandOver(accept, target), *self._callbacks]
         with self._guard:
-            self._state = self._run(process, begin, target, callbacks)
+            self._state = self._run(process, begin, target, callbacks, windows=self._windows)
 
     def _run(
-        self, process: Threestudio, begin: Window, target: int, callbacks: Sequence[loop.Callback] = ()
+        self,
+        process: Threestudio,
+        begin: Window,
+        target: int,
+        callbacks: Sequence[loop.Callback] = (),
+        *,
+        windows: Windows | None,
     ) -> State:
         """The state at a step, in the way of this run."""
         return loop.run(
-            process, begin, self.settings, self.communicator, callbacks, guard=self._guard, stop=target
+            process,
+            begin,
+            self.settings,
+            self.communicator,
+            callbacks,
+            guard=self._guard,
+            windows=windows,
+            stop=target,
         )
 
     def _share(self, state: State) -> State:
@@ -207,7 +225,7 @@ class Run:
         """The numbers of the run, and what only runs of threestudio's systems have."""
         alone = self.settings.sequential
         summary = summarize(
-            self._process, self._state, self.settings, record, self.communicator,
+            self._process, self._state, self.settings, record, self.communicator, self._windows,
             prompt=prompt_of(self.studio), method=str(self.studio.system_type), seed=self.seed,
         )  # fmt: skip
         if summary["seconds"] is not None:
