@@ -114,8 +114,15 @@ class History:
         for r in self._rounds:
             found[r.window].append(r.seconds)
         seconds = self._before | {w: typical(s) for w, s in found.items()}
-        recent = [r for r in self._rounds[self._since :] if r.window > 1][-RECENT:]
-        return Known(seconds, recent, frozenset(w for w in found if self.count(w) == 1))
+        return Known(seconds, self._wide(self._since), frozenset(w for w in found if self.count(w) == 1))
+
+    def reach(self) -> int | None:
+        """The most steps that one of the last rounds accepted; none before the first that guessed anything."""
+        return max((r.stride for r in self._wide()), default=None)
+
+    def _wide(self, since: int = 0) -> list[Timed]:
+        """The last rounds of windows beyond 1."""
+        return [r for r in self._rounds[since:] if r.window > 1][-RECENT:]
 
     def lost(self, plain: float) -> float:
         """Seconds that plain steps would have saved so far, negative where they would have taken longer; the very first

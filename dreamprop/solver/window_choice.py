@@ -27,13 +27,13 @@ WORTH = 0.97
 """Another window is taken where a step needs less than so much of the time."""
 CLEAR = 0.8
 """A window whose steps need less than so much of a plain step's time is quicker, however noisy clocks are."""
-GROWTH = 4
-"""By how much a window may be wider than the widest that was tried."""
+GROWTH = 2
+"""By how much a window that is tried may be wider than what was accepted at once."""
 FIRST = 8
 """The widest window that may be tried first; of each process, where there are several."""
 WIDEST = 64
 """The widest window that is tried, of each process."""
-MARKS = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
+MARKS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 """Shares of a run after which the window is chosen again: what is accepted changes on the way."""
 
 
@@ -142,12 +142,16 @@ def choose(history: History, current: int, step: int, num_steps: int, ranks: int
         return Decision(step, 1, step + plains, "plain steps are timed", ranks=ranks)
     known = history.known()
     decide = partial(Decision, step, seconds=dict(known.seconds), ranks=ranks)
-    plain, widest = known.seconds[1], max(known.seconds)
+    plain, reach = known.seconds[1], history.reach()
     credit = LOSS * num_steps * plain - history.lost(plain)
-    grown = GROWTH * widest if widest > 1 else FIRST * ranks
+    grown = GROWTH * reach if reach else FIRST * ranks
+    seen = max((round.window for round in known.recent), default=1)
+
+    def certain(window: int) -> bool:
+        return history.count(window) > 1 and window <= seen
 
     def open_to(window: int) -> bool:
-        return window in known.seconds or (window <= grown and known.at_most(window) - plain <= credit)
+        return certain(window) or (window <= grown and known.at_most(window) - plain <= credit)
 
     choices = [1, *(ranks * 2**k for k in range(ranks == 1, 7) if ranks * 2**k <= min(most, WIDEST * ranks))]
     choices = [w for w in choices if w <= max(num_steps - step, 1) and open_to(w)]
@@ -155,7 +159,7 @@ def choose(history: History, current: int, step: int, num_steps: int, ranks: int
     if current in choices and known.seconds_per_step(best) > WORTH * known.seconds_per_step(current):
         best = current
     each = known.seconds_per_step(best)
-    if history.count(best) < 2:
+    if not certain(best):
         return decide(best, step + 1, f"a window of {best} is tried")
     if best > 1 and each > CLEAR * plain and not history.count(1, fresh=True):
         return decide(1, step + 1, "a plain step is timed again")

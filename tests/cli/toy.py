@@ -138,6 +138,7 @@ CONFIG = """
 name: toy
 system_type: toy-system
 trainer: {max_steps: 40}
+parallel: {window: 8}
 checkpoint: {every_n_train_steps: 10}
 output: {views: 4, turntable_frames: 4, turntable_size: 32, view_size: 32, preview_every_n_steps: 0}
 export: {resolution: 24}
