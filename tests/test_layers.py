@@ -29,8 +29,8 @@ WHOLE = {"runs", "cli"}
 INSIDE = {
     "evaluate": [{"evaluation", "exchange", "sub_batch"}, {"serial", "batched", "distributed"}, {"evaluate"}],
     "solver": [
-        {"buffers"},
-        {"window", "predict", "rollout", "norms", "audit"},
+        {"buffers", "timing"},
+        {"window", "window_choice", "predict", "rollout", "norms", "audit"},
         {"controller", "solution"},
         {"nonfinite"},
         {"sequential", "picard"},
