@@ -142,6 +142,9 @@ def _show(summary: Mapping[str, Any], place: Path, sequential: bool) -> None:
         print(f"{summary['steps']} steps; how many rounds they took is not known")
     else:
         print(f"{summary['steps']} steps in {summary['rounds']} rounds and {summary['wall_seconds']:.1f} s")
+        if summary["speedup"] is not None:
+            rate = f"{summary['speedup_rounds']:.1f} steps a round"
+            print(f"{rate}, {summary['speedup']:.2f} times as fast as plain steps, timed on the way")
     if not sequential and summary["audit"] is not None:
         print(audit.line(summary["audit"]))
     if summary["skipped"]:

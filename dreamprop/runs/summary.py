@@ -12,11 +12,11 @@ from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.loop import RunSettings, evaluator_name
 from dreamprop.runs.recording import Recording
 from dreamprop.solver import audit
-from dreamprop.solver.window_choice import Windows
+from dreamprop.solver.window_choice import Windows, plain_seconds
 from dreamprop.state import State
 
 SUMS = (
-    "rounds", "drifts", "speedup_rounds", "wall_seconds", "seconds_per_step", "skipped", "audit", "seconds",
+    "rounds", "drifts", "speedup_rounds", "speedup", "wall_seconds", "seconds_per_step", "skipped", "audit", "seconds",
 )  # fmt: skip
 """What is summed over all rounds, and null where a run went on without the lines of some."""
 
@@ -48,6 +48,7 @@ def summarize(
     """
     log, parallel, alone = record.log, settings.parallel, settings.sequential
     steps, rounds, seconds, device = state.step, len(log.rows), log.wall_seconds, record.peak.device
+    plain, worked = plain_seconds(windows.decisions) if windows else None, seconds - log.laps["audit"]
     told: dict[str, Any] = {
         "prompt": prompt,
         "method": method,
@@ -55,6 +56,7 @@ def summarize(
         "rounds": rounds,
         "drifts": log.drifts,
         "speedup_rounds": steps / rounds if rounds else 1.0,
+        "speedup": plain * steps / worked if plain and worked else None,
         "wall_seconds": seconds,
         "seconds_per_step": seconds / max(steps, 1),
         "window": 1 if alone else parallel.window,

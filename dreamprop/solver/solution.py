@@ -13,7 +13,7 @@ from torch import Tensor
 from dreamprop.distributed.layout import REPLICATED, Layout
 from dreamprop.process import Chain
 from dreamprop.solver.window import Window
-from dreamprop.solver.window_choice import Decision
+from dreamprop.solver.window_choice import Decision, plain_seconds
 from dreamprop.state import State
 
 
@@ -122,8 +122,16 @@ class Stats:
 
     @property
     def speedup_rounds(self) -> float:
-        """Steps a round; 1 is sequential."""
+        """Steps a round; 1 is sequential. A clock says the same only where a window takes as long as one step: see
+        `speedup`."""
         return self.num_steps / self.num_rounds if self.num_rounds else 1.0
+
+    @property
+    def speedup(self) -> float | None:
+        """By the clock: the time of as many plain steps over that of the rounds; None where no plain step was timed, as
+        the window ``auto`` does."""
+        plain, seconds = plain_seconds(self.decisions), sum(self.laps.values()) - self.laps.get("audit", 0.0)
+        return plain * self.num_steps / seconds if plain and seconds else None
 
     @classmethod
     def begin(cls, step: int, num_steps: int) -> Stats:

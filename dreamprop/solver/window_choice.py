@@ -168,6 +168,11 @@ def choose(history: History, current: int, step: int, num_steps: int, ranks: int
     return decide(best, until, f"{each:.3g} s a step, where a plain step takes {plain:.3g} s")
 
 
+def plain_seconds(decisions: Sequence[Decision]) -> float | None:
+    """What a plain step takes, as it was last known; None where none was timed."""
+    return next((d.seconds[1] for d in reversed(decisions) if 1 in d.seconds), None)
+
+
 def fitting(state: State) -> int:
     """The widest window whose states and gradients take half of the memory that is left; at least 1.
 
