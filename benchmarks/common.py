@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +89,20 @@ class Results:
         with open(self.path, "a") as file:
             print(json.dumps(row), file=file, flush=True)
         return row
+
+
+def start_ranks(ranks: int, threads: int) -> None:
+    """Started by hand, start this script again on so many processes, and end with what they end with."""
+    if "RANK" in os.environ or ranks == 1:
+        return
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    sys.exit(subprocess.run([*launch, *sys.argv], env=environment).returncode)
+
+
+def cores_each(ranks: int) -> int:
+    """The cores that each of so many processes has."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import table
+from common import start_ranks, table
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
@@ -123,10 +120,7 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, nargs="+", default=[1, 10], help="in millions")
     parser.add_argument("--rounds", type=int, default=4)
     args = parser.parse_args()
-    if "RANK" not in os.environ:  # started by hand: start the ranks
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command = [*launch, "--nproc-per-node", str(args.ranks), __file__, *sys.argv[1:]]
-        sys.exit(subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode)
+    start_ranks(args.ranks, 1)
     torch.set_num_threads(1)
     init_process_group(torch.device("cpu"))
     rows = []

@@ -10,9 +10,6 @@ ratio is of the medians. Render, guidance and gradient are the parts of the drif
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import experiment, table
+from common import cores_each, experiment, start_ranks, table
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
@@ -61,18 +58,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("overrides", nargs="*", help="dot-list overrides of the config, after --")
     args = parser.parse_args()
-    if "RANK" not in os.environ and args.ranks > 1:  # started by hand: start the ranks
-        share = max(1, len(os.sched_getaffinity(0)) // args.ranks)
-        launch = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(args.ranks),
-        ]
-        environment = os.environ | {"OMP_NUM_THREADS": str(share)}
-        sys.exit(subprocess.run([*launch, __file__, *sys.argv[1:]], env=environment).returncode)
+    start_ranks(args.ranks, cores_each(args.ranks))
     init_process_group(torch.device("cpu"))
     ranks, threads = Communicator(), torch.get_num_threads()
     chosen = experiment(args.scene, "a red torus", args.overrides)
@@ -95,7 +81,9 @@ def main() -> None:
         evaluator = dp.evaluate.distributed(layout=args.layout)
         ranks.any(False)
         stats = dp.solve(process, steps, parallel.window, parallel.tolerance, evaluator=evaluator).stats
-        found = {"all": stats.wall_seconds} | laps(stats, spent, min(threads, parallel.window // ranks.size))
+        found = {"all": stats.wall_seconds} | laps(
+            stats, spent, min(threads, max(stats.windows) // ranks.size)
+        )
         runs["parallel"] += [found] if turn else []
         rounds = stats.num_rounds
     if ranks.rank == 0:
