@@ -1,6 +1,6 @@
 """Every test runs in an empty folder, with a config of the toy in it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import dreamprop
 from dreamprop.cli import main
 from dreamprop.runs import experiment
 from tests.cli import toy
+from tests.cli.runs import Cli, Refused
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def cli() -> Callable[..., int]:
+def cli() -> Cli:
     """The command line on the toy's config."""
 
     def run(*arguments: str) -> int:
@@ -40,7 +41,7 @@ def cli() -> Callable[..., int]:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[int], str]:
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
     """Check that the program refused the input in one line, and return the line."""
 
     def check(status: int) -> str:

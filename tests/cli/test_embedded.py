@@ -5,17 +5,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
-from dreamprop import checkpoint
 from dreamprop.cli import main
+from tests.cli.runs import Refused, same
+from tests.cli.shipped import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 CONFIG = ["--config", str(REPOSITORY / "configs" / "dreamfusion.yaml")]
 SMALL = [
     "output.turntable_frames=6", "output.turntable_size=32", "output.view_size=32", "export.resolution=24",
@@ -28,16 +26,6 @@ FOLDER = Path("outputs/dreamfusion/a_red_torus")
 
 def run(*arguments: str) -> int:
     return main([*CONFIG, *SMALL, PROMPT, *arguments])
-
-
-def final(folder: Path) -> dict[str, torch.Tensor]:
-    state, _ = checkpoint.load(checkpoint.latest(folder / "checkpoints"))
-    return {**state.params, **state.moments, **state.buffers}
-
-
-def same(a: Path, b: Path) -> bool:
-    one, two = final(a), final(b)
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_launch_makes_a_turntable_and_a_mesh() -> None:
@@ -60,7 +48,7 @@ def test_launch_makes_a_turntable_and_a_mesh() -> None:
         assert [int(row["step"]) for row in csv.DictReader(file)][-1] == 12
 
 
-def test_a_word_the_model_does_not_know(refused: Callable[[int], str], place: Path) -> None:
+def test_a_word_the_model_does_not_know(refused: Refused, place: Path) -> None:
     line = refused(main([*CONFIG, "--train", "system.prompt_processor.prompt=a red torsu"]))
     assert "'torsu'" in line and "torus" in line
     assert sorted(os.listdir(place)) == ["toy.yaml"]
@@ -69,11 +57,11 @@ def test_a_word_the_model_does_not_know(refused: Callable[[int], str], place: Pa
 @pytest.mark.parametrize(
     "bad", ["system.geometry_type=mesh", "system.optimizer.name=Adamm", "data.width=[16,32]"]
 )
-def test_a_setting_of_the_method(refused: Callable[[int], str], bad: str) -> None:
+def test_a_setting_of_the_method(refused: Refused, bad: str) -> None:
     assert bad.partition("=")[0] in refused(run("--train", bad))
 
 
-def test_a_model_folder_that_is_not_there(refused: Callable[[int], str]) -> None:
+def test_a_model_folder_that_is_not_there(refused: Refused) -> None:
     line = refused(run("--train", "system.guidance.pretrained_model_name_or_path=./nowhere"))
     assert "nowhere" in line
 

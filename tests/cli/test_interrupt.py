@@ -5,7 +5,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,9 +13,8 @@ import torch
 
 from dreamprop import checkpoint
 from dreamprop.cli import main
+from tests.cli.runs import FOLDER, TOY
 
-TOY = [sys.executable, str(Path(__file__).with_name("toy.py")), "--config", "toy.yaml"]
-FOLDER = Path("outputs/toy/a_red_sphere")
 OPTIONS = ["--train", "--baseline", "trainer.max_steps=60", "checkpoint.every_n_train_steps=5"]
 
 

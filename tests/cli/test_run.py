@@ -9,31 +9,17 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from omegaconf import OmegaConf
 from PIL import Image
 
 from dreamprop import checkpoint
 from dreamprop.cli import main
 from dreamprop.runs.artifacts import mesh as meshes
 from dreamprop.runs.artifacts.config import ExportConfig
+from tests.cli.runs import final, same, summary
 
 Cli = Callable[..., int]
 Refused = Callable[[int], str]
 FOLDER = Path("outputs/toy/a_red_sphere")
-
-
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
-
-
-def final(folder: Path) -> dict[str, torch.Tensor]:
-    state, _ = checkpoint.load(checkpoint.latest(folder / "checkpoints"))
-    return {**state.params, **state.moments}
-
-
-def same(a: Path, b: Path) -> bool:
-    one, two = final(a), final(b)
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_run_writes_all_it_should(cli: Cli, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,21 +118,6 @@ def test_a_mesh_is_its_largest_part_in_its_colours(field: Callable, off: float, 
     assert kept.body_count == 2  # the crumb too, and no hollow
 
 
-def test_a_taken_folder_is_never_overwritten(cli: Cli) -> None:
-    assert cli("--train") == 0
-    before = (FOLDER / "summary.json").read_bytes()
-    assert cli("--train", "seed=1") == 0
-    assert (FOLDER / "summary.json").read_bytes() == before
-    folders = sorted(p.name for p in FOLDER.parent.iterdir())
-    assert len(folders) == 2 and folders[1].startswith("a_red_sphere@")
-    second = FOLDER.parent / folders[1]
-    assert OmegaConf.load(second / "config.yaml").tag == folders[1]
-    # its own config, run again, gets another time stamp and not a longer name
-    assert main(["--config", str(second / "config.yaml"), "--train"]) == 0
-    assert all(p.name.count("@") <= 1 for p in FOLDER.parent.iterdir())
-    assert len(list(FOLDER.parent.iterdir())) == 3
-
-
 def test_the_same_config_gives_the_same_bits(cli: Cli) -> None:
     assert cli("--train", "tag=a") == cli("--train", "tag=b") == 0
     assert same(Path("outputs/toy/a"), Path("outputs/toy/b"))
@@ -159,28 +130,6 @@ def test_exact_settings_equal_the_baseline(cli: Cli, exact: str) -> None:
     assert same(Path("outputs/toy/baseline"), Path("outputs/toy/exact"))
     assert summary(Path("outputs/toy/baseline"))["window"] == 1
     assert summary(Path("outputs/toy/exact"))["evaluator"] == "serial"
-
-
-@pytest.mark.parametrize("flags", [["--baseline"], []])
-def test_a_resumed_run_equals_the_uninterrupted_one(cli: Cli, flags: list[str]) -> None:
-    assert cli("--train", *flags, "tag=whole", "parallel.tolerance=0") == 0
-    part = Path("outputs/toy/part")
-    assert cli("--train", *flags, "tag=part", "parallel.tolerance=0", "trainer.max_steps=17") == 0
-    again = ["--config", str(part / "config.yaml"), "--train", *flags, "--resume", str(part)]
-    assert main([*again, "trainer.max_steps=40"]) == 0
-    assert same(Path("outputs/toy/whole"), part)
-    assert summary(part)["steps"] == 40
-    assert summary(part)["wall_seconds"] > 0
-    with (part / "metrics.csv").open() as file:
-        assert sum(int(row["stride"]) for row in csv.DictReader(file)) == 40
-
-
-def test_a_finished_run_can_be_resumed_to_draw_it_again(cli: Cli) -> None:
-    assert cli("--train") == 0
-    (FOLDER / "views.png").unlink()
-    assert cli("--train", "--resume", str(FOLDER)) == 0
-    assert (FOLDER / "views.png").exists()
-    assert summary(FOLDER)["steps"] == 40
 
 
 def test_export_writes_the_mesh_of_a_run(cli: Cli) -> None:

@@ -2,56 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import dreamprop as dp
-from dreamprop.guidance.config import GuidanceConfig, PromptConfig
-from dreamprop.methods.config import DataConfig, LossConfig, OptimizerConfig, SystemConfig
+from dreamprop.methods.config import LossConfig
 from dreamprop.methods.dreamfusion import DreamFusion
 from dreamprop.methods.step_sample import draw_step
 from dreamprop.process import Process
-from dreamprop.scenes.config import EncodingConfig, GeometryConfig, MaterialConfig, RendererConfig
+from dreamprop.scenes.config import EncodingConfig, GeometryConfig, MaterialConfig
 from dreamprop.state import State, equal
-from tests.guidance import tiny
+from tests.methods.small_dreamfusion import make, walk
 
 ALL_LOSSES = LossConfig(lambda_orient=1.0, lambda_sparsity=1.0, lambda_opaque=1.0, lambda_tv=1.0)
 FLOAT32 = 1e-4
 """Relative: sums over thousands of samples in another order."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save(tmp_path_factory.mktemp("model"))
-
-
-def make(
-    folder: Path, kind: str = "volume-grid", seed: int = 0, data: dict[str, Any] | None = None, **system: Any
-) -> DreamFusion:
-    system.setdefault(
-        "geometry", GeometryConfig(resolution=8, pos_encoding_config=EncodingConfig(n_levels=2))
-    )
-    config = SystemConfig(
-        geometry_type=kind,
-        renderer=RendererConfig(num_samples_per_ray=12, eval_num_samples_per_ray=16),
-        prompt_processor=PromptConfig(prompt="a red torus"),
-        guidance=GuidanceConfig(pretrained_model_name_or_path=str(folder)),
-        **system,
-    )
-    data = {"batch_size": 2, "width": 8, "height": 8, **(data or {})}
-    return DreamFusion(DataConfig(**data), config, seed=seed, max_steps=100)
-
-
-def walk(process: DreamFusion, steps: int) -> list[State]:
-    states = [process.init()]
-    for _ in range(steps - 1):
-        states.append(process.update(states[-1], process.drift(states[-1])))
-    return states
 
 
 def close(a: dp.Drift, b: dp.Drift) -> None:
@@ -144,58 +112,6 @@ def test_draws_depend_on_seed_and_step_alone(folder: Path) -> None:
         assert not any(torch.equal(a, b) for a, b in zip(drawn(process, state), changed, strict=True))
 
 
-def test_weights_follow_the_step_of_the_state(folder: Path) -> None:
-    """A weight that is 0 at one step and 1 at another: the same process, asked in any order."""
-    scheduled = make(folder, loss=LossConfig(lambda_sparsity=[0, 0.0, 1.0, 1]))
-    never = make(folder, loss=LossConfig(lambda_sparsity=0.0))
-    always = make(folder, loss=LossConfig(lambda_sparsity=1.0))
-    start = never.init()
-    later = replace(start, step=1)
-    for state, twin in ((later, always), (start, never), (later, always)):
-        a, b = scheduled.drift(state), twin.drift(state)
-        assert all(torch.equal(a.grads[n], b.grads[n]) for n in a.grads)
-    a, b = always.drift(start), never.drift(start)
-    assert not all(torch.equal(a.grads[n], b.grads[n]) for n in a.grads)
-
-
-@pytest.mark.parametrize("name", ["orient", "sparsity", "opaque", "tv"])
-def test_each_loss_matters_and_is_finite(folder: Path, name: str) -> None:
-    plain, with_loss = make(folder), make(folder, loss=LossConfig(**{f"lambda_{name}": 10.0}))
-    state = walk(plain, 3)[-1]
-    a, b = plain.drift(state), with_loss.drift(state)
-    assert not torch.equal(a.grads["geometry.density"], b.grads["geometry.density"])
-    assert all(torch.isfinite(g).all() for g in b.grads.values())
-
-
-def test_gradient_is_that_of_the_written_loss(folder: Path) -> None:
-    """The parameters' gradient against difference quotients of the same pictures times guidance's gradient."""
-    process = make(folder, loss=LossConfig(lambda_sds=2.0, lambda_sparsity=0.0), data={"batch_size": 1})
-    state = walk(process, 2)[-1]
-    found = process.drift(state).grads["geometry.density"]
-    seen: list[torch.Tensor] = []
-    original = type(process.guidance).gradient
-
-    def spy(self: Any, pictures: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        z, grad = original(self, pictures, *rest)
-        seen[:] = [z.detach().double(), grad.double()]
-        return z, grad
-
-    type(process.guidance).gradient, restore = spy, original  # type: ignore[method-assign]
-    try:
-        process.drift(state)
-        push = seen[1]
-        place = tuple(int(i) for i in (found.abs() == found.abs().max()).nonzero()[0])
-        values = []
-        for sign in (1, -1):
-            moved = state.params["geometry.density"].clone()
-            moved[place] += sign * 1e-2
-            process.drift(replace(state, params={**state.params, "geometry.density": moved}))
-            values.append(float((seen[0] * push).sum()))
-    finally:
-        type(process.guidance).gradient = restore  # type: ignore[method-assign]
-    assert 2.0 * (values[0] - values[1]) / 2e-2 == pytest.approx(found[place].item(), rel=2e-2)
-
-
 @pytest.mark.parametrize("kind", ["volume-grid", "implicit-volume"])
 def test_the_loop_equals_the_sequential_run(folder: Path, kind: str) -> None:
     """Over an occupancy refresh for the hash grid and a growing volume grid; proofs need the serial evaluator."""
@@ -211,25 +127,6 @@ def test_the_loop_equals_the_sequential_run(folder: Path, kind: str) -> None:
     if kind == "volume-grid":
         assert base.state.params["geometry.density"].shape == (9, 9, 9)
         assert base.state.moments["geometry.color/exp_avg_sq"].shape == (9, 9, 9, 3)
-
-
-def test_learning_rates_by_group(folder: Path) -> None:
-    process = make(
-        folder,
-        optimizer=OptimizerConfig(
-            args={"lr": 0.1, "betas": [0.9, 0.99], "eps": 1e-15},
-            params={"geometry.density": {"lr": [0, 0.2, 0.1, 10]}},
-        ),
-    )
-    assert {n: g.step for n, g in process.groups(5).items()} == {
-        "geometry.density": pytest.approx(0.15), "geometry.color": 0.1,
-    }  # fmt: skip
-    assert set(make(folder, "implicit-volume").groups(0)) == {"geometry.encoding", "geometry.network"}
-    start = process.init()
-    moved = process.update(start, process.drift(start))
-    step = (moved.params["geometry.density"] - start.params["geometry.density"]).abs().max()
-    assert step.item() == pytest.approx(0.2, rel=1e-3)  # Adam's first step is the learning rate
-    assert moved.step == 1 and process.predict(moved).step == 2
 
 
 def test_pictures_of_a_result_are_deterministic_and_complete(folder: Path) -> None:
@@ -248,54 +145,6 @@ def test_pictures_of_a_result_are_deterministic_and_complete(folder: Path) -> No
     assert density[0] > 5 > density[2] and density[1] == 0
     assert color.shape == (3, 3) and ((color > 0.3) & (color < 0.7)).all()
     assert process.bound == 1.0
-
-
-def test_what_only_the_parts_can_judge_is_told_in_one_line(folder: Path) -> None:
-    for options, words in (
-        ({"params": {"geometry.texture": {"lr": 1}}}, "must name groups of geometry.density, geometry.color"),
-        ({"args": {"lr": 0.1, "momentum": 0.9}}, r"must hold options of Adam \(lr, .*\), got 'momentum'"),
-        (
-            {"params": {"geometry.density": {"speed": 1}}},
-            r"must hold options of Adam \(lr, .*\), got 'speed'",
-        ),
-    ):
-        with pytest.raises(ValueError, match=words) as told:
-            make(folder, optimizer=OptimizerConfig(**options))
-        assert "\n" not in str(told.value)
-    with pytest.raises(ValueError, match="cuboid"):
-        DreamFusion(
-            DataConfig(), SystemConfig(prompt_processor=PromptConfig(prompt="a red cuboid")), max_steps=1
-        )
-
-
-@pytest.mark.parametrize(
-    ("make_config", "words"),
-    [
-        (lambda: DataConfig(batch_size=0), "data.batch_size must be a whole number >= 1"),
-        (
-            lambda: DataConfig(width=[16, 32]),
-            "data.width must have one value more than resolution_milestones",
-        ),
-        (lambda: DataConfig(resolution_milestones=[5, 5]), "must be rising steps"),
-        (lambda: DataConfig(elevation_range=[10, 0]), r"must be \[low, high\]"),
-        (lambda: GeometryConfig(density_activation="relu"), "must be one of softplus, exp"),
-        (lambda: GeometryConfig(resolution=2), "must be a whole number >= 4"),
-        (lambda: GuidanceConfig(weighting_strategy="none"), "must be one of sds, uniform, fantasia3d"),
-        (
-            lambda: GuidanceConfig(max_step_percent=1.5),
-            "max_step_percent must be a finite number <= 1, got 1.5",
-        ),
-        (lambda: GuidanceConfig(guidance_scale=[1, 2]), r"guidance_scale must be a number or \[start_step"),
-        (lambda: LossConfig(lambda_sds=-1.0), "lambda_sds must be a finite number >= 0"),
-        (lambda: OptimizerConfig(name="Lion"), "must be one of SGD, Adam, AdamW, Adan"),
-        (lambda: SystemConfig(geometry_type="mesh"), "must be one of volume-grid, implicit-volume"),
-        (lambda: RendererConfig(prune_alpha=math.nan), "must be a finite number >= 0 and < 1, got nan"),
-    ],
-)
-def test_settings_are_checked_where_they_are_made(make_config: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words) as told:
-        make_config()
-    assert "\n" not in str(told.value) and ";" in str(told.value)
 
 
 def test_opacity_tells_whether_anything_is_left(folder: Path) -> None:

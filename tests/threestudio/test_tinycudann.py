@@ -14,6 +14,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from dreamprop.threestudio.compat.tinycudann import modules as tcnn
 
+from .draws import uniform
+
 GRID: dict[str, Any] = {
     "otype": "HashGrid",
     "n_levels": 4,
@@ -23,10 +25,6 @@ GRID: dict[str, Any] = {
     "per_level_scale": 1.447269237440378,
 }
 PRIMES = (1, 2654435761, 805459861, 3674653429)
-
-
-def uniform(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def sides(settings: dict[str, Any], level: int) -> tuple[float, int]:
