@@ -142,6 +142,8 @@ def run(arguments: Sequence[str]) -> int:
 
     experiment = experiments.load(given.config, overrides)
     cpu_threads.use_all_cores()
+    if experiment.config.device != "cuda" and (note := cpu_threads.oversubscribed()):
+        print(f"note: {note}", file=sys.stderr)
     with deterministic(experiment.config.trainer.deterministic):
         if given.export:
             from dreamprop.cli.export import export

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean, median
 
-RECENT = 4
+RECENT = 8
 """Rounds that are looked at: what a window takes and what it accepts change on the way."""
+ENOUGH = 0.05
+"""Seconds for which a window must have been measured, unless it was for so many rounds: clocks are noisy."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,17 @@ class Known:
     """T, of at least one window."""
     recent: Sequence[Timed] = ()
     """Rounds that tell how many steps are accepted now."""
-    once: frozenset[int] = field(default_factory=frozenset)
-    """Windows of a single round, which may have taken longer for being the first."""
+    doubted: frozenset[int] = field(default_factory=frozenset)
+    """Windows that were not measured for long enough."""
 
     def time(self, window: int) -> float:
-        """T(w), as good as it can be: a first round is doubted where other windows promise less."""
+        """T(w), as good as it can be: what is doubted may be less where other windows promise less."""
         if window not in self.seconds:
             return along(self.seconds, window)
         others = {w: s for w, s in self.seconds.items() if w != window}
-        doubted = window in self.once and others
-        return min(self.seconds[window], along(others, window)) if doubted else self.seconds[window]
+        if window not in self.doubted or not others:
+            return self.seconds[window]
+        return min(self.seconds[window], along(others, window))
 
     def accepted(self, window: int) -> float:
         """A(w), as good as it can be: a window that was accepted whole might have been wider."""
@@ -79,7 +82,7 @@ def along(seconds: Mapping[int, float], window: int) -> float:
 
 
 def typical(seconds: Sequence[float]) -> float:
-    """The median of the last, without the very first if there are more."""
+    """The median of the last, without the very first if there are more; whatever happens once happens in it."""
     return median(seconds[1:][-RECENT:] or seconds)
 
 
@@ -103,10 +106,15 @@ class History:
         """Let acceptance be told by the rounds from here on."""
         self._since = len(self._rounds)
 
-    def count(self, window: int, fresh: bool = False) -> int:
-        """How many rounds had a window; from the last `settle` on if they are to be fresh."""
-        rounds = self._rounds[self._since if fresh else 0 :]
-        return sum(r.window == window for r in rounds) + 2 * (not fresh and window in self._before)
+    def measured(self, window: int) -> bool:
+        """Whether a window was measured for long enough, here or in an earlier part of the run."""
+        seconds = [r.seconds for r in self._rounds if r.window == window]
+        enough = len(seconds) > 1 and (len(seconds) >= RECENT or sum(seconds[1:]) >= ENOUGH)
+        return enough or window in self._before
+
+    def fresh(self, window: int) -> bool:
+        """Whether a round had this window since the last `settle`."""
+        return any(r.window == window for r in self._rounds[self._since :])
 
     def known(self) -> Known:
         """What the rounds tell."""
@@ -114,7 +122,8 @@ class History:
         for r in self._rounds:
             found[r.window].append(r.seconds)
         seconds = self._before | {w: typical(s) for w, s in found.items()}
-        return Known(seconds, self._wide(self._since), frozenset(w for w in found if self.count(w) == 1))
+        doubted = frozenset(w for w in found if not self.measured(w))
+        return Known(seconds, self._wide(self._since), doubted)
 
     def reach(self) -> int | None:
         """The most steps that one of the last rounds accepted; none before the first that guessed anything."""

@@ -33,7 +33,7 @@ FIRST = 8
 """The widest window that may be tried first; of each process, where there are several."""
 WIDEST = 64
 """The widest window that is tried, of each process."""
-MARKS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
+MARKS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
 """Shares of a run after which the window is chosen again: what is accepted changes on the way."""
 
 
@@ -137,9 +137,8 @@ def choose(history: History, current: int, step: int, num_steps: int, ranks: int
         ranks: processes that share a window.
         most: the widest window that fits.
     """
-    plains = min(max(num_steps // 300, 2), 8) - history.count(1)
-    if plains > 0:
-        return Decision(step, 1, step + plains, "plain steps are timed", ranks=ranks)
+    if not history.measured(1):
+        return Decision(step, 1, step + 1, "a plain step is timed", ranks=ranks)
     known = history.known()
     decide = partial(Decision, step, seconds=dict(known.seconds), ranks=ranks)
     plain, reach = known.seconds[1], history.reach()
@@ -148,20 +147,22 @@ def choose(history: History, current: int, step: int, num_steps: int, ranks: int
     seen = max((round.window for round in known.recent), default=1)
 
     def certain(window: int) -> bool:
-        return history.count(window) > 1 and window <= seen
+        return history.measured(window) and window <= seen
 
     def open_to(window: int) -> bool:
-        return certain(window) or (window <= grown and known.at_most(window) - plain <= credit)
+        clear = certain(window) and (credit > 0 or known.seconds_per_step(window) < CLEAR * plain)
+        return clear or (window <= grown and known.at_most(window) - plain <= credit)
 
-    choices = [1, *(ranks * 2**k for k in range(ranks == 1, 7) if ranks * 2**k <= min(most, WIDEST * ranks))]
-    choices = [w for w in choices if w <= max(num_steps - step, 1) and open_to(w)]
+    most = min(most, WIDEST * ranks, max(num_steps - step, 1))
+    wide = [ranks * 2**k for k in range(ranks == 1, 7) if ranks * 2**k <= most]
+    choices = [1, *filter(open_to, wide)]
     best = min(choices, key=known.seconds_per_step)
     if current in choices and known.seconds_per_step(best) > WORTH * known.seconds_per_step(current):
         best = current
     each = known.seconds_per_step(best)
-    if not certain(best):
+    if best > 1 and not certain(best):
         return decide(best, step + 1, f"a window of {best} is tried")
-    if best > 1 and each > CLEAR * plain and not history.count(1, fresh=True):
+    if best > 1 and each > CLEAR * plain and not history.fresh(1):
         return decide(1, step + 1, "a plain step is timed again")
     until = next((ceil(m * num_steps) for m in MARKS if m * num_steps > step), None)
     history.settle()

@@ -6,6 +6,7 @@ slowest thread at their end: two batches on a core each finish well before one b
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,3 +67,16 @@ def use_all_cores() -> int:
     if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     return torch.get_num_threads()
+
+
+def oversubscribed() -> str | None:
+    """A line that says so where other programs leave fewer cores than PyTorch has threads: an operation waits for its
+    slowest thread, so that two on a core and a half can be slower than one. None where there is room or no telling."""
+    threads = torch.get_num_threads()
+    if threads == 1 or "OMP_NUM_THREADS" in os.environ or not hasattr(os, "sched_getaffinity"):
+        return None
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    if load <= cores - threads + 0.5:
+        return None
+    fewer = f"OMP_NUM_THREADS={max(1, math.floor(cores - load))}"
+    return f"other programs have kept {load:.1f} of {cores} cores busy; {fewer} may be quicker than {threads}"

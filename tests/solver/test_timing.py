@@ -32,6 +32,15 @@ def test_a_round_takes_no_longer_than_narrower_ones_one_after_another() -> None:
     assert [known.at_most(w) for w in (4, 8, 16, 24)] == [4.0, 3.0, 6.0, 9.0]
 
 
+def test_a_window_is_measured_by_two_rounds_unless_they_are_too_short_for_a_clock() -> None:
+    history, short = History(), History()
+    for i in range(8):
+        assert history.measured(4) == (i > 1) and not short.measured(4)
+        history.add(Timed(4, 1.0, 4))
+        short.add(Timed(4, 0.001, 4))
+    assert short.measured(4)
+
+
 def test_the_first_round_of_a_window_is_doubted() -> None:
     history = History()
     for round in [Timed(1, 1.0, 1), Timed(1, 1.0, 1), Timed(4, 9.0, 4)]:
@@ -60,6 +69,6 @@ def test_acceptance_is_told_by_rounds_since_the_last_choice() -> None:
 
 def test_an_earlier_part_of_a_run_is_remembered_until_it_is_measured_again() -> None:
     history = History({1: 1.0, 8: 2.0})
-    assert history.count(8) > 1 and history.known().seconds == {1: 1.0, 8: 2.0}
+    assert history.measured(8) and history.known().seconds == {1: 1.0, 8: 2.0}
     history.add(Timed(8, 4.0, 8))
     assert history.known().seconds == {1: 1.0, 8: 4.0}

@@ -1,10 +1,12 @@
 """Shares of a window, one a core: in order, even, and computed with one thread each."""
 
+import os
 import threading
 
 import pytest
 import torch
 
+from dreamprop.utils import cpu_threads
 from dreamprop.utils.cpu_threads import over_cores, split_over_cores
 
 CPU = torch.device("cpu")
@@ -47,3 +49,17 @@ def test_a_single_share_is_computed_here(two_threads):
 def test_what_a_share_raises_comes_through(two_threads):
     with pytest.raises(ZeroDivisionError):
         over_cores(lambda share: 1 // share, [0, 1])
+
+
+def test_a_busy_machine_is_noticed(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    load = 0.3
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert cpu_threads.oversubscribed() is None
+    load = 2.2
+    told = cpu_threads.oversubscribed()
+    assert told == "other programs have kept 2.2 of 4 cores busy; OMP_NUM_THREADS=1 may be quicker than 4"
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert cpu_threads.oversubscribed() is None
