@@ -144,12 +144,12 @@ def solve(
             stride, errors, carried = 1, [0.0], rolled
         else:
             named = [groups(chain, base, step) for step in range(base.step, end)]
-            norms = look(guesses, rolled, named)
+            norms, bound = look(guesses, rolled, named), controller.bound(limit)
             stride, errors, limit = accept(controller, norms, named, limit)
             stride = min(stride, stop - base.step)
             moving = trend([base, *rolled], moving) if predictor == "momentum" else {}
             audited.note(rolled, drifts, stride)
-            carried = advance(rolled, stride)
+            carried = advance(rolled, stride, errors, bound)
         del base, guesses, drifts, rolled
         lap("error")
 

@@ -5,6 +5,7 @@ A window is the accepted state that enters step b, the base, and guesses of thos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from dreamprop.solver.buffers import follow
 from dreamprop.state import State
+
+FORGET = 2.0
+"""By how many times the accepted error a guess may have been off before what its drift gave is forgotten."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +70,23 @@ def fill(
     return [states[0]] + [replace(state, moments={}) for state in states[1:]]
 
 
-def advance(rolled: Sequence[State], stride: int) -> list[State]:
+def advance(
+    rolled: Sequence[State], stride: int, errors: Sequence[float] = (), bound: float = 0.0
+) -> list[State]:
     """The next base and what is known after it.
 
+    A state that was rolled out with the drift of a guess that was far off is worse than a fresh guess: it is forgotten,
+    with all behind it. Not so where only exact guesses count: there rolled-out states become exact, and guesses do not.
+
     Args:
-        rolled: [W] rolled-out states, the i-th entering step b+i+1.
+        rolled: [F] rolled-out states, the i-th entering step b+i+1.
         stride: how many steps were accepted, at least 1.
+        errors: of the slots, the i-th that of the drift which the i-th state was rolled out with.
+        bound: the largest error that is accepted.
 
     Returns:
-        [W - stride + 1] the accepted state, then the rolled-out states of the steps that were not accepted.
+        The accepted state, then rolled-out states of steps that were not accepted.
     """
-    return list(rolled[stride - 1 :])
+    far = FORGET * bound or math.inf
+    known = next((slot for slot, error in enumerate(errors) if slot >= stride and error > far), None)
+    return list(rolled[stride - 1 : known])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dreamprop as dp
+from dreamprop.solver.window import advance
 from dreamprop.state import clone, equal
 from tests.solver.chains import Growing, Toy, optimizer, shuffled
 
@@ -205,3 +207,13 @@ def test_any_chain(
         assert all(error <= tolerance for done in rounds for error in done.errors[: done.stride])
     if tolerance == 0:
         assert equal(got.state, dp.solve_sequential(process, steps).state)
+
+
+def test_what_came_of_a_bad_guess_is_forgotten_and_an_exact_run_forgets_nothing() -> None:
+    states = [Toy(optimizer("Adam")).init() for _ in range(6)]
+    errors = [0.0, 0.5, 1.2, 1.9, 2.1, 0.1]
+    kept = advance(states, 2, errors, 1.0)
+    assert [id(s) for s in kept] == [id(s) for s in states[1:4]]
+    assert advance(states, 2, errors, 0.0) == states[1:]
+    assert advance(states, 5, errors, 1.0) == states[4:]
+    assert advance(states[:3], 2, [0.0, 0.5, 1.2, math.inf], 1.0) == states[1:3]
