@@ -38,6 +38,11 @@ class Controller(Protocol[S]):
         """Whether the state behind the window is guessed and compared too."""
         ...
 
+    @property
+    def far(self) -> float:
+        """The largest error of a guess of whose drift anything is kept."""
+        ...
+
     def init(self, threshold: float | None) -> S:
         """What the controller begins with, given the threshold that an earlier part of the run has come to."""
         ...
@@ -104,6 +109,12 @@ class Step:
         """Whether the tolerance is 0."""
         return self.tolerance == 0
 
+    @property
+    def far(self) -> float:
+        """Twice the tolerance, or two nominal steps, which a fresh guess is soon off by; where guesses must be exact there
+        is no bound, since rolled-out states become exact and fresh guesses do not."""
+        return math.inf if self.exact else 2 * max(self.tolerance, 1.0)
+
     def init(self, threshold: float | None) -> None:
         """Nothing: the tolerance stays."""
 
@@ -146,6 +157,7 @@ class Paper:
     """It moves to the median, the mean or the middle of the errors."""
     tail: ClassVar[bool] = True
     exact: ClassVar[bool] = False
+    far: ClassVar[float] = math.inf
 
     def __post_init__(self) -> None:
         if not self.threshold >= 0:

@@ -114,6 +114,8 @@ def solve(
     carried, moving = [layout.shard(z) for z in first.states], first.trend
     stop = _stop(stop, carried[0].step, num_steps)
     audited = Audit(0.0 if controller.exact else audit, evaluate.size)
+    # a copy is a worse guess than any state that was rolled out
+    far = controller.far if predictor == "momentum" else math.inf
     look = partial(
         measure, exact=controller.exact, layout=layout, units=units, distance=chain.buffer_distance
     )
@@ -144,12 +146,12 @@ def solve(
             stride, errors, carried = 1, [0.0], rolled
         else:
             named = [groups(chain, base, step) for step in range(base.step, end)]
-            norms, bound = look(guesses, rolled, named), controller.bound(limit)
+            norms = look(guesses, rolled, named)
             stride, errors, limit = accept(controller, norms, named, limit)
             stride = min(stride, stop - base.step)
             moving = trend([base, *rolled], moving) if predictor == "momentum" else {}
             audited.note(rolled, drifts, stride)
-            carried = advance(rolled, stride, errors, bound)
+            carried = advance(rolled, stride, errors, far)
         del base, guesses, drifts, rolled
         lap("error")
 

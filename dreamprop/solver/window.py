@@ -5,7 +5,6 @@ A window is the accepted state that enters step b, the base, and guesses of thos
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,9 +12,6 @@ from torch import Tensor
 
 from dreamprop.solver.buffers import follow
 from dreamprop.state import State
-
-FORGET = 2.0
-"""By how many times the accepted error a guess may have been off before what its drift gave is forgotten."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,23 +66,20 @@ def fill(
     return [states[0]] + [replace(state, moments={}) for state in states[1:]]
 
 
-def advance(
-    rolled: Sequence[State], stride: int, errors: Sequence[float] = (), bound: float = 0.0
-) -> list[State]:
+def advance(rolled: Sequence[State], stride: int, errors: Sequence[float], far: float) -> list[State]:
     """The next base and what is known after it.
 
     A state that was rolled out with the drift of a guess that was far off is worse than a fresh guess: it is forgotten,
-    with all behind it. Not so where only exact guesses count: there rolled-out states become exact, and guesses do not.
+    with all behind it.
 
     Args:
         rolled: [F] rolled-out states, the i-th entering step b+i+1.
         stride: how many steps were accepted, at least 1.
-        errors: of the slots, the i-th that of the drift which the i-th state was rolled out with.
-        bound: the largest error that is accepted.
+        errors: [W] of the slots: the i-th is that of the drift which the i-th state was rolled out with.
+        far: the largest error of a guess that is not far off.
 
     Returns:
         The accepted state, then rolled-out states of steps that were not accepted.
     """
-    far = FORGET * bound or math.inf
-    known = next((slot for slot, error in enumerate(errors) if slot >= stride and error > far), None)
-    return list(rolled[stride - 1 : known])
+    forgotten = next((slot for slot in range(stride, len(errors)) if errors[slot] > far), None)
+    return list(rolled[stride - 1 : forgotten])

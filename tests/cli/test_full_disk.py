@@ -66,7 +66,7 @@ def test_a_full_disk_under_the_metrics(cli: Cli, refused: Refused) -> None:
     log._file = open("/dev/full", "w", newline="")  # noqa: SIM115
     log._writer.writer = __import__("csv").writer(log._file)
     with pytest.raises(InputError, match="No space left on device"), log:
-        log.on_round(Round(1, 2, 1, [0.0], None, 1, 0.1, 0))  # type: ignore[arg-type]
+        log.on_round(Round(1, 2, 1, [0.0], 1, 1, 0.1, 0, []))  # type: ignore[arg-type]
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(place: Path) -> None:

@@ -206,8 +206,8 @@ TOY = Toy(optimizer("SGD"))
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: dp.solve(TOY, 5, 0), "window must be >= 1, got 0; use 1 to run sequentially"),
-        (lambda: dp.solve(TOY, 5, 2.5), "window must be >= 1, got 2.5"),
+        (lambda: dp.solve(TOY, 5, 0), "window must be >= 1 or auto, got 0; use 1 to run sequentially"),
+        (lambda: dp.solve(TOY, 5, 2.5), "window must be >= 1 or auto, got 2.5"),
         (lambda: dp.solve(TOY, -1), "num_steps must be an integer >= 0, got -1"),
         (lambda: dp.solve_sequential(TOY, 1.5), "num_steps must be an integer >= 0, got 1.5"),
         (lambda: dp.solve(TOY, 5, tolerance=-1), "tolerance must be >= 0, got -1"),
@@ -231,7 +231,7 @@ TOY = Toy(optimizer("SGD"))
         (lambda: dp.solve(TOY, 5, evaluator="batched"), "batched must have a process with drift_window"),
         (lambda: dp.evaluate.batched(sub_batch=0), "sub_batch must be >= 1, got 0"),
         (
-            lambda: dp.solve(TOY, 5, evaluator=lambda p, s: []),
+            lambda: dp.solve(TOY, 5, 5, evaluator=lambda p, s: []),
             "must return a drift for each of 5 states, got 0",
         ),
         (lambda: dp.solve(TOY, 5, state=dp.State({}, {}, {}, 9)), "must be >= the state's step 9, got 5"),

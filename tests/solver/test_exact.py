@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dreamprop as dp
+from dreamprop.solver.controller import Paper, Step
 from dreamprop.solver.window import advance
 from dreamprop.state import clone, equal
 from tests.solver.chains import Growing, Toy, optimizer, shuffled
@@ -209,11 +210,15 @@ def test_any_chain(
         assert equal(got.state, dp.solve_sequential(process, steps).state)
 
 
-def test_what_came_of_a_bad_guess_is_forgotten_and_an_exact_run_forgets_nothing() -> None:
+def test_what_came_of_a_bad_guess_is_forgotten() -> None:
     states = [Toy(optimizer("Adam")).init() for _ in range(6)]
     errors = [0.0, 0.5, 1.2, 1.9, 2.1, 0.1]
-    kept = advance(states, 2, errors, 1.0)
-    assert [id(s) for s in kept] == [id(s) for s in states[1:4]]
-    assert advance(states, 2, errors, 0.0) == states[1:]
-    assert advance(states, 5, errors, 1.0) == states[4:]
-    assert advance(states[:3], 2, [0.0, 0.5, 1.2, math.inf], 1.0) == states[1:3]
+    assert advance(states, 2, errors, 2.0) == states[1:4]
+    assert advance(states, 5, errors, 2.0) == states[4:]
+    assert advance(states, 2, errors, math.inf) == states[1:]
+    assert advance(states[:3], 2, [0.0, 0.5, 1.2, math.inf], 2.0) == states[1:3]
+
+
+def test_nothing_is_forgotten_where_guesses_must_be_exact() -> None:
+    assert Step(0.0).far == Paper().far == math.inf
+    assert Step(0.02).far == 2.0 and Step(1.5).far == 3.0
