@@ -1,18 +1,21 @@
 """How often the judge names the prompt in views of the result: sequential, accelerated, and at other settings.
 
     python benchmarks/rprecision.py                                        # 40 prompts, sequential and accelerated
+    python benchmarks/rprecision.py --kind atop                            # 40 prompts of one object on another
+    python benchmarks/rprecision.py --kind parts                           # shapes with parts, in every colour
     python benchmarks/rprecision.py --sweep --scene voxel            # learning rate by number of steps, sequential
     python benchmarks/rprecision.py --alternative --scene voxel            # fewer steps of an 8 times larger batch
 
-The judge's first choice among all single-object prompts counts (R-precision, arXiv:2209.14988, section 4), over 24
-views of each result, eight around it from each of three heights. Run it twice at the same time with `--shard 0/2` and
-`--shard 1/2` to use two cores; a last call with `--report` prints the table.
+The judge's first choice among all prompts, pairs included, counts (R-precision, arXiv:2209.14988, section 4), over 24
+views of each result, eight around it from each of three heights; and the parts that it finds in them. Run it twice at
+the same time with `--shard 0/2` and `--shard 1/2` to use two cores; a last call with `--report` prints the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,10 @@ from common import ROOT, Results, experiment, judged, prompts, table, views
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
+from dreamprop.prior import classifier
+from dreamprop.prior.counterfactuals import PARTS
+from dreamprop.prior.vocabulary import all_prompts, read, single_object_prompts
+from dreamprop.rng import generator
 from dreamprop.runs.experiment import make_process
 from dreamprop.runs.parallel import solve_options
 
@@ -32,6 +39,30 @@ class Setting:
     label: str
     accelerated: bool
     overrides: tuple[str, ...] = ()
+
+
+KINDS = ("single", "atop", "beside", "parts")
+
+
+def chosen(kind: str, count: int) -> list[str]:
+    """Prompts of a kind; those of two objects are the first of a fixed shuffle, those of parts are all there are."""
+    if kind == "single":
+        return prompts(count)
+    if kind == "parts":
+        return [prompt for prompt, shape, _ in single_object_prompts() if shape in PARTS]
+    those = [p.sentence for p in all_prompts() if p.relation == kind]
+    order = torch.randperm(len(those), generator=generator(0, 0, "benchmark/pairs")).tolist()
+    return [those[i] for i in order[:count]]
+
+
+def parts_of(prompt: str, pictures: torch.Tensor) -> dict[str, bool]:
+    """Which parts of the prompt's shape the judge finds; none of two objects."""
+    asked = read(prompt)
+    if asked.relation:
+        return {}
+    shape = asked.objects[0][0]
+    said = classifier.load().find(pictures, shape)
+    return {f"{shape}/{part}": classifier.found(answers) for part, answers in said.items()}
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
@@ -77,12 +108,13 @@ def measure(args: argparse.Namespace, results: Results, setting: Setting, prompt
     else:
         solution = dp.solve_sequential(process, steps)
     seconds = time.perf_counter() - began
-    score = judged(prompt, views(process, solution.state))
-    results.add(
-        {**key, "r_precision": score, "steps": steps, "rounds": solution.stats.num_rounds, "seconds": seconds}
-    )
+    pictures = views(process, solution.state)
+    score, parts = judged(prompt, pictures), parts_of(prompt, pictures)
+    rounds = solution.stats.num_rounds
+    row = {"r_precision": score, "parts": parts, "steps": steps, "rounds": rounds, "seconds": seconds}
+    results.add({**key, **row})
     print(
-        f"{setting.label}: {prompt}: {score:.2f} ({solution.stats.num_rounds} rounds, {seconds:.1f} s)",
+        f"{setting.label}: {prompt}: {score:.2f} ({rounds} rounds, {seconds:.1f} s) {parts or ''}",
         flush=True,
     )
 
@@ -91,14 +123,23 @@ def report(args: argparse.Namespace, results: Results) -> str:
     lines = []
     for setting in settings(args):
         keys = {"scene": args.scene, "label": setting.label, "extra": args.overrides}
-        rows = [r for r in results.rows if all(r.get(k) == v for k, v in keys.items())]
+        asked = set(chosen(args.kind, args.count))
+        rows = [
+            r for r in results.rows if r["prompt"] in asked and all(r.get(k) == v for k, v in keys.items())
+        ]
         if not rows:
             continue
         score, rounds, seconds = (
             sum(r[k] for r in rows) / len(rows) for k in ("r_precision", "rounds", "seconds")
         )
-        lines.append([setting.label, str(len(rows)), f"{score:.3f}", f"{rounds:.1f}", f"{seconds:.1f}"])
-    return f"{args.scene}\n\n" + table(["setting", "prompts", "R-precision", "rounds", "seconds"], lines)
+        parts: defaultdict[str, list[bool]] = defaultdict(list)
+        for row in rows:
+            for name, found in row.get("parts", {}).items():
+                parts[name].append(found)
+        told = ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in sorted(parts.items()))
+        lines.append([setting.label, str(len(rows)), f"{score:.3f}", f"{rounds:.1f}", f"{seconds:.1f}", told])
+    header = ["setting", "prompts", "R-precision", "rounds", "seconds", "parts found"]
+    return f"{args.scene}\n\n" + table(header, lines)
 
 
 def main() -> None:
@@ -106,7 +147,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
-    parser.add_argument("--count", type=int, default=40, help="prompts")
+    parser.add_argument("--kind", choices=KINDS, default="single", help="of prompts")
+    parser.add_argument("--count", type=int, default=40, help="prompts, but of the kind parts all")
     parser.add_argument("--sweep", action="store_true", help="learning rates by numbers of steps")
     parser.add_argument("--alternative", action="store_true", help="fewer steps with an 8 times larger batch")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.03, 0.06, 0.1, 0.2])
@@ -125,7 +167,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     results = Results(args.out)
     mine, of = (int(x) for x in args.shard.split("/"))
-    asked = [(setting, prompt) for prompt in prompts(args.count) for setting in settings(args)]
+    asked = [(setting, prompt) for prompt in chosen(args.kind, args.count) for setting in settings(args)]
     for setting, prompt in [] if args.report else asked[mine::of]:
         measure(args, results, setting, prompt)
     print(report(args, results))

@@ -5,31 +5,37 @@ from typing import Any
 from torch import Tensor
 
 from dreamprop.prior import classifier
-from dreamprop.prior.vocabulary import parse
+from dreamprop.prior.vocabulary import read
 from dreamprop.runs.experiment import Experiment
 
 
 def judge_views(experiment: Experiment, views: Tensor) -> dict[str, Any] | None:
-    """Ask the judge for the shape and the colour of each view.
+    """Ask the judge which of all prompts each view shows, and which parts of the prompt's shape are there.
 
     Args:
         experiment: says which model and which prompt.
         views: [N, 3, H, W] in [0, 1].
 
     Returns:
-        `views`, `correct`, `r_precision` (the fraction that is named as the prompt says) and `labels`; None
-        with another model than an embedded one, or with two objects in the prompt: the judge knows one.
+        `views`, `correct`, `r_precision` (the fraction that is named as the prompt says) and `labels`; `parts` by
+        name where the prompt's shape has some, each with the number of views in which it is `there`, `missing` and
+        `hidden`, and whether it is `found`. None with another model than an embedded one.
     """
     if not experiment.embedded:
         return None
-    objects = parse(experiment.prompt)
-    if len(objects) != 1:
-        return None
-    labels = classifier.load().label(views.float().cpu())
-    correct = sum(tuple(label) == tuple(objects[0]) for label in labels)
-    return {
+    jury, images = classifier.load(), views.float().cpu()
+    prompt = read(experiment.prompt)
+    labels = jury.label(images)
+    correct = sum(label == prompt for label in labels)
+    told: dict[str, Any] = {
         "views": len(labels),
         "correct": correct,
         "r_precision": correct / len(labels),
-        "labels": [" ".join(reversed(label)) for label in labels],
+        "labels": [str(label) for label in labels],
     }
+    if prompt.relation is None and (parts := jury.find(images, prompt.objects[0][0])):
+        told["parts"] = {
+            name: {word: said.count(word) for word in classifier.ANSWERS} | {"found": classifier.found(said)}
+            for name, said in parts.items()
+        }
+    return told
