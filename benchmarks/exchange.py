@@ -81,20 +81,20 @@ def measure(layout: str, count: int, window: int, rounds: int) -> dict[str, Any]
 
     def after(round: dp.Round) -> None:
         ranks.any(False)  # all of them are here: what the system counted is that of whole rounds
-        seen.append((time.perf_counter(), round.laps, evaluators[-1].communicator.bytes_sent, loopback()))
+        seen.append((time.perf_counter(), round.laps, runs[-1].communicator.bytes_sent, loopback()))
         ranks.any(False)
 
-    evaluators: list[Any] = []
-    spread = type(evaluator).spread
+    runs: list[Any] = []
+    start = type(evaluator).start
 
     def noted(self: Any, *args: Any) -> Any:
-        evaluators.append(self)
-        return spread(self, *args)
+        runs.append(start(self, *args))
+        return runs[-1]
 
-    type(evaluator).spread = noted  # type: ignore[method-assign]
+    type(evaluator).start = noted  # type: ignore[method-assign]
     steps = (rounds + 1) * window
     solution = dp.solve(process, steps, window, tolerance=1e9, evaluator=evaluator, callback=after)
-    type(evaluator).spread = spread  # type: ignore[method-assign]
+    type(evaluator).start = start  # type: ignore[method-assign]
     assert solution.stats.num_rounds == rounds + 1
     first, last = seen[0], seen[-1]
     laps = {

@@ -24,6 +24,7 @@ from common import experiment, table
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
+from dreamprop.distributed.process_group import destroy_process_group
 from dreamprop.distributed.rendezvous import init_process_group
 from dreamprop.runs.experiment import make_process
 
@@ -58,8 +59,9 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--layout", default="replicated")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("overrides", nargs="*", help="dot-list overrides of the config, after --")
     args = parser.parse_args()
-    if "RANK" not in os.environ:  # started by hand: start the ranks
+    if "RANK" not in os.environ and args.ranks > 1:  # started by hand: start the ranks
         share = max(1, len(os.sched_getaffinity(0)) // args.ranks)
         launch = [
             sys.executable,
@@ -73,10 +75,10 @@ def main() -> None:
         sys.exit(subprocess.run([*launch, __file__, *sys.argv[1:]], env=environment).returncode)
     init_process_group(torch.device("cpu"))
     ranks, threads = Communicator(), torch.get_num_threads()
-    chosen = experiment(args.scene, "a red torus")
+    chosen = experiment(args.scene, "a red torus", args.overrides)
     process, parallel, steps = make_process(chosen), chosen.config.parallel, chosen.config.trainer.max_steps
     spent: Counter[str] = Counter()
-    process._render = timed(process._render, spent, "render")
+    process.renderer = timed(process.renderer, spent, "render")
     object.__setattr__(process.guidance, "gradient", timed(process.guidance.gradient, spent, "guidance"))
     runs: dict[str, list[dict[str, float]]] = {"sequential": [], "parallel": []}
     rounds = 0
@@ -115,7 +117,7 @@ def main() -> None:
             f"\n{taken['sequential']['all'] / taken['parallel']['all']:.2f} times faster by the clock "
             f"({ratios[0]:.2f} to {ratios[-1]:.2f} over {args.repeat} turns), {steps} steps in {rounds} rounds"
         )
-    torch.distributed.destroy_process_group()
+    destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from dreamprop.prior.counterfactuals import PARTS
 from dreamprop.prior.vocabulary import all_prompts, read, single_object_prompts
 from dreamprop.rng import generator
 from dreamprop.runs.experiment import make_process
-from dreamprop.runs.parallel import solve_options
+from dreamprop.runs.loop import RunSettings, solve_options
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,8 @@ def chosen(kind: str, count: int) -> list[str]:
 def parts_of(prompt: str, pictures: torch.Tensor) -> dict[str, bool]:
     """Which parts of the prompt's shape the judge finds; none of two objects."""
     asked = read(prompt)
-    if asked.relation:
-        return {}
-    shape = asked.objects[0][0]
-    said = classifier.load().find(pictures, shape)
-    return {f"{shape}/{part}": classifier.found(answers) for part, answers in said.items()}
+    said = classifier.load().find(pictures, asked)
+    return {f"{asked.objects[0][0]}/{part}": classifier.found(answers) for part, answers in said.items()}
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
@@ -104,7 +101,8 @@ def measure(args: argparse.Namespace, results: Results, setting: Setting, prompt
     process, steps = make_process(ex), ex.config.trainer.max_steps
     began = time.perf_counter()
     if setting.accelerated:
-        solution = dp.solve(process, steps, **solve_options(process, ex.config.parallel, Communicator()))
+        options = solve_options(process, RunSettings(ex.config.parallel, steps), Communicator())
+        solution = dp.solve(process, steps, **options)
     else:
         solution = dp.solve_sequential(process, steps)
     seconds = time.perf_counter() - began

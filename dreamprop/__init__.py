@@ -7,11 +7,12 @@ from dreamprop.process import Group, Process
 from dreamprop.solver.picard import solve
 from dreamprop.solver.sequential import solve_sequential
 from dreamprop.solver.solution import Round, Solution, Stats
-from dreamprop.state import Drift, State
+from dreamprop.state import BufferWrite, Drift, State
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BufferWrite",
     "Drift",
     "Group",
     "ImpureDrift",

@@ -31,13 +31,66 @@ class State:
 
 
 @dataclass(frozen=True, eq=False)
+class BufferWrite:
+    """What the evaluation of a drift did to one buffer, for the update to do to the accepted one."""
+
+    old: Tensor
+    """The buffer of the state that the drift was evaluated at; every process holds it with its guesses."""
+    new: Tensor
+    """The buffer as the evaluation left it."""
+    read: Tensor | None = None
+    """The buffer as the evaluation read it, where a schedule, a function of the step alone, had set it before;
+    ``None`` where it read ``old``."""
+
+
+TensorPath = tuple[str, ...]
+"""Where a tensor stands in a drift: its field, its name there, and its field in a ``BufferWrite``."""
+
+
+@dataclass(frozen=True, eq=False)
 class Drift:
     """What one expensive evaluation yields: gradients, and what else the update needs."""
 
     grads: dict[str, Tensor]
     """Gradients, by parameter name."""
     aux: dict[str, Tensor] = field(default_factory=dict)
-    """What else the update needs: new buffers, statistics, values to log."""
+    """What else the update needs, under names that the process chooses."""
+    writes: dict[str, BufferWrite] = field(default_factory=dict)
+    """What the evaluation did to buffers, by their name."""
+    grad_norm: Tensor | None = None
+    """Norm of all gradients together, a scalar, for an update that clips by it: a process that holds a part of the
+    gradients cannot take it from them."""
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    """Scalars to log, by name."""
+
+    def tensors(self) -> dict[TensorPath, Tensor]:
+        """All tensors, gradients first, by where they stand."""
+        found: dict[TensorPath, Tensor] = {("grads", name): grad for name, grad in self.grads.items()}
+        found |= {("aux", name): value for name, value in self.aux.items()}
+        for name, write in self.writes.items():
+            found[("writes", name, "old")], found[("writes", name, "new")] = write.old, write.new
+            if write.read is not None:
+                found[("writes", name, "read")] = write.read
+        if self.grad_norm is not None:
+            found[("grad_norm",)] = self.grad_norm
+        return found | {("metrics", name): value for name, value in self.metrics.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[TensorPath, Tensor]) -> Drift:
+        """The drift whose ``tensors()`` these are, in any order."""
+        fields: dict[str, dict[str, Tensor]] = {"grads": {}, "aux": {}, "metrics": {}}
+        writes: dict[str, dict[str, Tensor]] = {}
+        for path, tensor in tensors.items():
+            match path:
+                case ("writes", name, part):
+                    writes.setdefault(name, {})[part] = tensor
+                case (kind, name):
+                    fields[kind][name] = tensor
+        return cls(
+            **fields,
+            writes={name: BufferWrite(**parts) for name, parts in writes.items()},
+            grad_norm=tensors.get(("grad_norm",)),
+        )
 
 
 def clone(state: State) -> State:

@@ -27,12 +27,11 @@ NEVER = {(physics, engine) for physics in PHYSICS for engine in ENGINE} | {
 WHOLE = {"runs", "cli"}
 """These may import the package `dreamprop` itself, as a user does."""
 INSIDE = {
-    "evaluate": [{"sub_batch"}, {"serial", "batched", "distributed"}, {"evaluate"}],
+    "evaluate": [{"evaluation", "exchange", "sub_batch"}, {"serial", "batched", "distributed"}, {"evaluate"}],
     "solver": [
         {"buffers"},
         {"window", "predict", "rollout", "norms", "audit"},
-        {"controller"},
-        {"solution"},
+        {"controller", "solution"},
         {"nonfinite"},
         {"sequential", "picard"},
         {"solver"},

@@ -22,7 +22,7 @@ class OptimizerSchedule:
         self._options = [self._now()]
 
     def at(self, step: int) -> list[dict[str, Any]]:
-        """Options of each group at a step."""
+        """The options that each parameter group has at a step."""
         if self._scheduler is None:
             return self._options[0]
         while len(self._options) <= step:
@@ -44,7 +44,7 @@ class OptimizerSchedule:
         return scheduler
 
     def scheduler_state(self, step: int) -> dict[str, Any]:
-        """The scheduler's own state at a step."""
+        """A copy of the scheduler's ``state_dict`` as it is at a step."""
         state: dict[str, Any] = copy.deepcopy(self.scheduler(step).state_dict())
         return state
 

@@ -51,13 +51,13 @@ class PurityCheck:
         self.begin()
 
     def begin(self) -> None:
-        """A run begins: its first steps are checked."""
+        """Forget the run before: checks come at the first steps of this one again."""
         self._first: int | None = None
         self._due = 0
         self._last: tuple[State, Drift] | None = None
 
     def __call__(self, state: State, drift: Drift) -> None:
-        """Check if it is time to.
+        """Check a drift if a check is due at its step.
 
         Args:
             state: whose drift was evaluated.
@@ -85,18 +85,18 @@ class PurityCheck:
 def differences(first: Drift, second: Drift) -> list[str]:
     """What two evaluations of a drift do not agree on, the worst first.
 
-    Compared are the gradients and, in aux, the buffers after it, ``new/<name>``. They must agree in every bit on one
-    CPU thread and where deterministic algorithms are in force; to a tolerance on several threads and on a GPU.
+    Compared are the gradients and the buffers as each left them. They must agree in every bit on one CPU thread and
+    where deterministic algorithms are in force; to a tolerance on several threads and on a GPU.
 
     Args:
         first: one evaluation.
         second: another one of the same state.
 
     Returns:
-        Names of parameters, and of buffers as ``new/<name>``.
+        Names of parameters and of buffers.
     """
     found: list[tuple[float, str]] = []
-    for ours, theirs in ((first.grads, second.grads), (_new(first), _new(second))):
+    for ours, theirs in zip(compared(first), compared(second), strict=True):
         both = {n for n in ours.keys() & theirs.keys() if _form(ours[n]) == _form(theirs[n])}
         found += [(math.inf, n) for n in sorted((ours.keys() | theirs.keys()) - both)]
         norms = {n: _norms(ours[n], theirs[n]) for n in ours if n in both}
@@ -108,8 +108,9 @@ def differences(first: Drift, second: Drift) -> list[str]:
     return [name for _, name in sorted(found, key=lambda pair: -pair[0])]
 
 
-def _new(drift: Drift) -> dict[str, Tensor]:
-    return {name: value for name, value in drift.aux.items() if name.startswith("new/")}
+def compared(drift: Drift) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What two evaluations of one state must agree on: the gradients, and the buffers as they were left."""
+    return drift.grads, {name: write.new for name, write in drift.writes.items()}
 
 
 def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
@@ -133,6 +134,6 @@ def _tolerance(device: torch.device) -> float:
 
 
 def some(names: Sequence[str], most: int = 4) -> str:
-    """The first names, and how many more there are."""
+    """The first names in words, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name.removeprefix("new/") for name in names[:most]) + more
+    return ", ".join(names[:most]) + more

@@ -16,6 +16,7 @@ from torch import Tensor
 from dreamprop import optim
 from dreamprop.adapters.hooks import refuse_step_hooks
 from dreamprop.adapters.lr_schedule import OptimizerSchedule
+from dreamprop.adapters.moments import Moments, Named
 from dreamprop.process import Group
 from dreamprop.state import check_names
 
@@ -25,14 +26,9 @@ ELEMENTWISE = (
     torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
     torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Rprop,
 )  # fmt: skip
-"""They move every element by its own gradient and moments alone."""
-GROUP = "group."
-"""What an optimiser remembers of a whole group is a moment ``group.<index>/<what>``."""
-
+"""Optimisers that move every element by its own gradient and moments alone."""
 OPTIONS = {"lr", "initial_lr", "weight_decay"}
-"""What a schedule sets is no memory."""
-
-Named = dict[str, Tensor]
+"""Options of a group that a schedule sets: they are no memory."""
 
 
 class FunctionalOptimizer:
@@ -60,9 +56,12 @@ class FunctionalOptimizer:
             raise ValueError("optimizer must step without a closure, got LBFGS; use another")
         refuse_step_hooks(optimizer)
         self.names = [list(group) for group in names]
-        """Names of the parameters, by group."""
+        """The names of the parameters in each group."""
         self._labels = [str(i) for i in range(len(names))] if labels is None else list(labels)
+        self._params = {name for group in self.names for name in group}
+        # Python's types of the numbers that an optimiser keeps, which are tensors in a state
         self._kinds: dict[str, type] = {}
+        self._group_kinds: dict[str, type] = {}
         # the scratch parameters an update writes into are nobody else's
         self._optimizer = copy.deepcopy(optimizer)
         self._start = self.read(optimizer)
@@ -98,14 +97,16 @@ class FunctionalOptimizer:
         new: Named = {}
         slots = list(self._slots(scratch))
         check_names("state.params", params, dict(slots))
-        by_name = _split(moments)
+        known = Moments.split(moments, self._params)
         for name, slot in slots:
             slot.data = new[name] = params[name].detach().clone()
             slot.grad = grads[name].detach().clone() if name in grads else None
-            if name in by_name:
-                scratch.state[slot] = {k: self._back(k, v.clone()) for k, v in by_name[name].items()}
-        given = self._options(moments, step)
+            if name in known.of_parameters:
+                scratch.state[slot] = self._entry(known.of_parameters[name])
+        given = self._options(known, step)
         for group, options in zip(scratch.param_groups, given, strict=True):
+            for what in set(group) - set(options) - {"params"}:
+                del group[what]  # remembered from another step, whose state had it
             group.update(copy.deepcopy(options))
         if before is not None:
             before([slot for _, slot in slots])
@@ -113,35 +114,38 @@ class FunctionalOptimizer:
         for name, slot in slots:  # an optimiser may have given a parameter new memory
             new[name] = slot.data
         moved = self._read(scratch, given)
+        # what an optimiser remembers of a group is kept once it is known, moved by this step or not
+        of_groups = {
+            i: known.of_groups.get(i, {}) | moved.of_groups.get(i, {}) for i in range(len(self.names))
+        }
         scratch.state.clear()
         for _, slot in slots:
             slot.data, slot.grad = slot.data.new_empty(0), None
-        for group, options in zip(scratch.param_groups, given, strict=True):
-            for what in set(group) - set(options) - {"params"}:
-                del group[what]
-        # what an optimiser remembers of a group is kept once it is known, moved by this step or not
-        return new, {k: v for k, v in moments.items() if k.startswith(GROUP)} | moved
+        return new, Moments(moved.of_parameters, of_groups).join()
 
     def predict(
         self, params: Mapping[str, Tensor], moments: Mapping[str, Tensor], step: int
     ) -> tuple[Named, Named]:
         """One step along the momentum of SGD, Adam and AdamW; for other optimisers what was given."""
         params, moments = dict(params), dict(moments)
-        by_name = _split(moments)
+        by_name = Moments.split(moments, self._params).of_parameters
         for names, options in zip(self.names, self._schedule.at(step), strict=True):
             for count in {_count(by_name.get(n), step) for n in names} - {0}:
                 some = tuple(n for n in names if _count(by_name.get(n), step) == count)
                 twin = _twin(type(self._optimizer), some, options, by_name[some[0]])
                 if twin is None:
                     continue
-                own = {f"{n}/{k}": v for n in some for k, v in by_name[n].items()}
+                own = Moments({n: by_name[n] for n in some}).join()
                 new_params, new_moments = twin.predict({n: params[n] for n in some}, own, count)
                 params.update(new_params)
                 moments.update({k: v for k, v in new_moments.items() if k in own})
         return params, moments
 
     def groups(self, step: int) -> Mapping[str, Group]:
-        """The parameter groups with their learning rates; measured where that is no length."""
+        """The optimiser's parameter groups.
+
+        Their nominal step is the learning rate where steps are about as long as that, else it is measured.
+        """
         lengths = isinstance(self._optimizer, SIGNLIKE)
         options = self._schedule.at(step)
         return {
@@ -164,7 +168,7 @@ class FunctionalOptimizer:
         return True
 
     def options(self, step: int) -> list[dict[str, Any]]:
-        """Options of each group at a step; copies."""
+        """Copies of the options that each group has at a step."""
         return copy.deepcopy(self._schedule.at(step))
 
     def scheduler(self, step: int) -> Any:
@@ -183,13 +187,14 @@ class FunctionalOptimizer:
         self, optimizer: torch.optim.Optimizer, scheduler: Any, moments: Mapping[str, Tensor], step: int
     ) -> None:
         """Write moments into an optimiser, and the options of a step into it and its scheduler."""
-        slots, by_name = dict(self._slots(optimizer)), _split(moments)
+        slots, known = dict(self._slots(optimizer)), Moments.split(moments, self._params)
+        by_name = known.of_parameters
         check_names("state.moments", by_name, {name: slot for name, slot in slots.items() if name in by_name})
         for name, slot in slots.items():
             optimizer.state.pop(slot, None)
             if name in by_name:
-                optimizer.state[slot] = {k: self._back(k, v.clone()) for k, v in by_name[name].items()}
-        for group, options in zip(optimizer.param_groups, self._options(moments, step), strict=True):
+                optimizer.state[slot] = self._entry(by_name[name])
+        for group, options in zip(optimizer.param_groups, self._options(known, step), strict=True):
             group.update(copy.deepcopy(options))
         if scheduler is not None:
             scheduler.load_state_dict(self._schedule.scheduler_state(step))
@@ -202,16 +207,17 @@ class FunctionalOptimizer:
             step: it has been stepped up to, to tell what it remembers of a group from the options there; with
                 ``None`` nothing is taken for that.
         """
-        return self._read(optimizer, [] if step is None else self._schedule.at(step))
+        return self._read(optimizer, [] if step is None else self._schedule.at(step)).join()
 
-    def _read(self, optimizer: torch.optim.Optimizer, given: Sequence[Mapping[str, Any]]) -> Named:
-        moments: Named = {}
+    def _read(self, optimizer: torch.optim.Optimizer, given: Sequence[Mapping[str, Any]]) -> Moments:
+        found = Moments()
         for name, slot in self._slots(optimizer):
             for what, value in optimizer.state.get(slot, {}).items():
+                own = found.of_parameters.setdefault(name, {})
                 if isinstance(value, Tensor):
-                    moments[f"{name}/{what}"] = value.detach().clone()
+                    own[what] = value.detach().clone()
                 elif isinstance(value, (bool, int, float)):
-                    moments[f"{name}/{what}"] = self._number(what, value)
+                    own[what] = _number(what, value, self._kinds)
                 elif value is not None:
                     kind = type(value).__name__
                     raise ValueError(
@@ -220,28 +226,25 @@ class FunctionalOptimizer:
         for i, options in enumerate(given):
             for what, value in optimizer.param_groups[i].items():
                 if isinstance(value, (int, float)) and what not in OPTIONS and options.get(what) != value:
-                    moments[f"{GROUP}{i}/{what}"] = self._number(f"{GROUP}{what}", value)
-        return moments
+                    found.of_groups.setdefault(i, {})[what] = _number(what, value, self._group_kinds)
+        return found
 
-    def _options(self, moments: Mapping[str, Tensor], step: int) -> list[dict[str, Any]]:
+    def _options(self, moments: Moments, step: int) -> list[dict[str, Any]]:
         """Options of each group at a step, with what the optimiser remembers of the group."""
         found = [dict(options) for options in self._schedule.at(step)]
-        for full, value in moments.items():
-            if full.startswith(GROUP):
-                index, _, what = full.removeprefix(GROUP).partition("/")
-                found[int(index)][what] = self._kinds.get(f"{GROUP}{what}", int)(value.item())
+        for index, own in moments.of_groups.items():
+            for what, value in own.items():
+                found[index][what] = self._group_kinds.get(what, int)(value.item())
         return found
 
     def _slots(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
         for names, group in zip(self.names, optimizer.param_groups, strict=True):
             yield from zip(names, group["params"], strict=True)
 
-    def _number(self, what: str, value: float) -> Tensor:
-        self._kinds[what] = type(value)
-        return torch.tensor(value, dtype=torch.float64)
-
-    def _back(self, what: str, value: Tensor) -> Any:
-        return self._kinds[what](value.item()) if what in self._kinds else value
+    def _entry(self, moments: Mapping[str, Tensor]) -> dict[str, Any]:
+        """An optimiser's own entry for a parameter: copies, and numbers again what was a number."""
+        kinds = self._kinds
+        return {k: kinds[k](v.item()) if k in kinds else v.clone() for k, v in moments.items()}
 
 
 def clip(max_norm: float, norm: Tensor) -> Callable[[Sequence[Tensor]], None]:
@@ -257,13 +260,10 @@ def norm_of(grads: Mapping[str, Tensor]) -> Tensor:
     return torch.nn.utils.get_total_norm(list(grads.values()))
 
 
-def _split(moments: Mapping[str, Tensor]) -> dict[str, Named]:
-    by_name: dict[str, Named] = {}
-    for full, moment in moments.items():
-        if not full.startswith(GROUP):
-            name, _, what = full.rpartition("/")
-            by_name.setdefault(name, {})[what] = moment
-    return by_name
+def _number(what: str, value: float, kinds: dict[str, type]) -> Tensor:
+    """A number as a tensor; its type is noted in ``kinds``, so that the optimiser gets it back as it was."""
+    kinds[what] = type(value)
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def _count(moments: Mapping[str, Tensor] | None, step: int) -> int:

@@ -17,13 +17,11 @@ from dreamprop.adapters.hooks import hand_on
 from dreamprop.adapters.original import Original, changed, versions, written
 from dreamprop.adapters.purity import PurityCheck
 from dreamprop.adapters.torch_optimizer import FunctionalOptimizer, clip, norm_of
-from dreamprop.process import Group
+from dreamprop.process import Group, Process
 from dreamprop.rng import generator, seeded
-from dreamprop.state import Drift, State, check_names
+from dreamprop.state import BufferWrite, Drift, State, check_names
 
 Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
-NORM = "norm"
-"""Where a drift keeps the norm of its gradients; no buffer's."""
 
 
 def wrap(
@@ -85,10 +83,8 @@ def wrap(
     return Wrapped(module, loss_fn, optimizer, seed, scheduler, max_norm, check)
 
 
-class Wrapped:
+class Wrapped(Process):
     """A process around a module, a loss, an optimiser and a schedule; see ``wrap``."""
-
-    boundaries: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -140,7 +136,7 @@ class Wrapped:
         )
 
     def drift(self, state: State) -> Drift:
-        """Gradients at a state; in aux each buffer before it, ``old/<name>``, and after, ``new/<name>``.
+        """Gradients at a state, what the loss did to each buffer, and the gradients' norm where it is clipped by.
 
         Raises:
             ValueError: the loss uses another module than the one it is given, or writes to parameters.
@@ -203,10 +199,8 @@ class Wrapped:
             self._unwritten(state, {name: parameters[name] for name in wrote})
         after = dict(scratch.named_buffers())
         check_names("buffers after the loss", after, state.buffers)
-        aux = {f"new/{name}": buffer.detach().clone() for name, buffer in after.items()}
-        if self._max_norm is not None:
-            aux[NORM] = norm_of(grads)
-        return Drift(grads, aux | {f"old/{name}": state.buffers[name] for name in after})
+        writes = {n: BufferWrite(state.buffers[n], b.detach().clone()) for n, b in after.items()}
+        return Drift(grads, writes=writes, grad_norm=None if self._max_norm is None else norm_of(grads))
 
     def update(self, state: State, drift: Drift) -> State:
         """One step of the optimiser on copies, with the options that its schedule has at this step.
@@ -214,10 +208,15 @@ class Wrapped:
         Buffers: entries that the drift changed move by what it changed, ``b + (new - old)``, so that flags, running
         averages and counters go on from accepted values; the others stay as they are.
         """
-        aux = drift.aux
-        clipped = clip(self._max_norm, aux[NORM]) if self._max_norm is not None else None
+        clipped = None
+        if self._max_norm is not None:
+            assert drift.grad_norm is not None, (
+                "a drift of a loop that clips brings the norm of its gradients"
+            )
+            clipped = clip(self._max_norm, drift.grad_norm)
         params, moments = self._stepper.update(state.params, state.moments, drift.grads, state.step, clipped)
-        buffers = {n: moved(b, aux[f"old/{n}"], aux[f"new/{n}"]) for n, b in state.buffers.items()}
+        writes = drift.writes
+        buffers = {n: moved(b, writes[n].old, writes[n].new) for n, b in state.buffers.items()}
         return State(params, moments, buffers, state.step + 1)
 
     def predict(self, state: State) -> State:
@@ -226,11 +225,15 @@ class Wrapped:
         return State(params, moments, state.buffers, state.step + 1)
 
     def groups(self, step: int) -> Mapping[str, Group]:
-        """The optimiser's parameter groups with their learning rates; measured where that is no length."""
+        """The optimiser's parameter groups, in units of their learning rates; see ``FunctionalOptimizer.groups``."""
         return self._stepper.groups(step)
 
     def elementwise(self, step: int) -> bool:
-        """Whether the optimiser moves every element on its own, for states in pieces; else raises why not."""
+        """Whether the optimiser moves every element by its own gradient and moments alone, as layout ``sharded`` asks.
+
+        Raises:
+            ValueError: it does not, or is not known to.
+        """
         return self._stepper.elementwise()
 
     def commit(self, state: State) -> None:

@@ -1,7 +1,7 @@
 """What a run has come to, on disk: ``step-000123.safetensors`` with a ``step-000123.json`` that tells what is in it.
 
-``content`` turns a window into bytes and a description and back, ``disk`` writes and reads one checkpoint, ``shelf``
-looks after a folder of them. Nothing is unpickled.
+``format`` turns a window into bytes and a description and back, ``io`` writes and reads one checkpoint, ``directory``
+looks after a folder of them, and ``expected`` knows what those of a process must hold. Nothing is unpickled.
 """
 
 from dreamprop.checkpoint.directory import Found, finished, keep, latest, newest, sweep

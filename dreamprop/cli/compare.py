@@ -3,29 +3,28 @@
 import copy
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dreamprop as dp
-from dreamprop.cli.train import conclude, open_folder
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
-from dreamprop.errors import RankFailed
-from dreamprop.runs import directory, resume
+from dreamprop.runs import directory, loop, resume
 from dreamprop.runs.artifacts import report
+from dreamprop.runs.artifacts.judgement import judge_views
+from dreamprop.runs.artifacts.result import write_result
 from dreamprop.runs.artifacts.views import views_of
-from dreamprop.runs.experiment import Experiment, make_process, retag
-from dreamprop.runs.metrics import RoundLog
+from dreamprop.runs.begin import open_folder
+from dreamprop.runs.experiment import Experiment, make_process, tagged
 from dreamprop.runs.outcome import VIEWS, Outcome
-from dreamprop.runs.parallel import check, solve_options
-from dreamprop.runs.solve import solve_chain
-from dreamprop.runs.stops import STOPS
+from dreamprop.runs.recording import recording
+from dreamprop.runs.stops import STOPS, trace
 from dreamprop.runs.summary import summarize
 from dreamprop.solver.window import Window
 from dreamprop.state import State
 from dreamprop.utils import atomic_io
 from dreamprop.utils.device import device_of
-from dreamprop.utils.peak_memory import Peak
 from dreamprop.utils.signals import Guard
 
 TIMING = (
@@ -58,91 +57,84 @@ def compare(experiment: Experiment, communicator: Communicator) -> int:
     Raises:
         InputError: a setting or the disk is wrong.
     """
-    seed, lead = experiment.config.seed, communicator.rank == 0
+    config, lead = experiment.config, communicator.rank == 0
+    accelerated = loop.RunSettings(config.parallel, config.trainer.max_steps)
     process = coordination.run_on_all(communicator, lambda: make_process(experiment))
-    check(process, experiment.config.parallel, communicator)
+    loop.check(process, accelerated, communicator)
     other = copy.copy(process)  # the same model and scene, with noise of another seed
-    other.seed = seed + 1
-    opened = coordination.run_on_main(communicator, lambda: open_folder(experiment))
-    place = Path(communicator.all_gather_object(str(opened[1]) if opened else None)[0])
-    experiment = retag(experiment, place.name)
+    other.seed = config.seed + 1
+    opened = coordination.run_on_main(communicator, lambda: open_folder(experiment.tree))
+    place = Path(communicator.all_gather_object(str(opened) if opened else None)[0])
     if lead:
         print(f"writing to {place}")
     first = process.init()
-    warm_up(process, experiment, first, communicator)
+    warm_up(process, accelerated, first, communicator)
+    sequential = replace(accelerated, sequential=True)
     runs = {
-        "baseline": (process, True, place / "baseline"),
-        "accelerated": (process, False, place),
-        "other_noise": (other, True, place / "other_noise"),
+        "baseline": (process, sequential, place / "baseline"),
+        "accelerated": (process, accelerated, place),
+        "other_noise": (other, sequential, place / "other_noise"),
     }
     done: dict[str, Outcome] = {}
     try:
         with directory.held(place) if lead else nullcontext(), Guard() as guard:
-            for key, (chain, sequential, where) in runs.items():
-                begin = Window((first,))
-                if not lead and not sequential:
-                    solve_chain(
-                        chain, experiment, None, communicator, sequential=False, begin=begin, guard=guard
-                    )
+            for key, (chain, settings, where) in runs.items():
+                alone = settings.sequential
+                if not lead and not alone:
+                    loop.run(chain, Window((first,)), settings, communicator, guard=guard)
                 with (
-                    coordination.main_process_first(communicator, key)
-                    if sequential
-                    else nullcontext(lead) as mine
+                    coordination.main_process_first(communicator, key) if alone else nullcontext(lead) as mine
                 ):
-                    if not mine:
-                        continue
-                    atomic_io.make_folder(where)
-                    with RoundLog(where) as log, Peak(device_of(experiment.config.device)) as peak:
-                        state = solve_chain(
-                            chain,
-                            experiment,
-                            log,
-                            communicator,
-                            sequential=sequential,
-                            begin=begin,
-                            guard=guard,
-                        )
-                    summary = summarize(chain, experiment, state, log, communicator, sequential=sequential)
-                    summary |= {"seed": chain.seed, "peak_memory_bytes": peak.bytes}
-                    conclude(chain, experiment, state, where, summary)
-                    done[key] = outcome(chain, experiment, state, log, where, summary)
+                    if mine:
+                        done[key] = _made(experiment, chain, first, settings, where, communicator, guard)
             if not lead:
                 return 0
-            resume.save(place, experiment, Window((done["accelerated"].state,)))
+            window = Window((done["accelerated"].state,))
+            resume.save(place, tagged(experiment.tree, place.name), config.checkpoint.keep, window)
             report.write(place, done, prompt=experiment.prompt, timing=TIMING, shown=SHOWN)
     except STOPS as stop:
-        if isinstance(stop, RankFailed) and lead:
-            print(stop.traceback, file=sys.stderr)
         if lead:
+            trace(stop)
             print(report.unfinished(stop, place, done), file=sys.stderr)
         return 1
     return 0
 
 
-def warm_up(process: Any, experiment: Experiment, first: State, communicator: Communicator) -> None:
+def warm_up(process: Any, settings: loop.RunSettings, first: State, communicator: Communicator) -> None:
     """Take both ways once, so that what happens only the first time is on nobody's clock."""
-    steps = experiment.config.trainer.max_steps
     with coordination.main_process_first(communicator, "warm up") as mine:
         if mine:
             dp.solve_sequential(process, first.step + 1, state=first)
-    window = min(experiment.config.parallel.window, steps)
-    dp.solve(
-        process,
-        first.step + window,
-        state=first,
-        **solve_options(process, experiment.config.parallel, communicator),
-    )
+    window = min(settings.parallel.window, settings.num_steps)
+    dp.solve(process, first.step + window, state=first, **loop.solve_options(process, settings, communicator))
 
 
-def outcome(
-    process: Any, experiment: Experiment, state: State, log: RoundLog, place: Path, summary: dict[str, Any]
+def _made(
+    experiment: Experiment,
+    process: Any,
+    first: State,
+    settings: loop.RunSettings,
+    place: Path,
+    communicator: Communicator,
+    guard: Guard,
 ) -> Outcome:
-    """A run whose files lie in its folder, as the report takes it."""
+    """One of the runs, in its folder, as the report takes it."""
+    config, device = experiment.config, device_of(experiment.config.device)
+    atomic_io.make_folder(place)
+    with recording(place, first.step, settings, device) as record:
+        state = loop.run(process, Window((first,)), settings, communicator, record.callbacks, guard=guard)
+    summary = summarize(
+        process, state, settings, record, communicator,
+        prompt=experiment.prompt, method=experiment.method, seed=process.seed,
+    )  # fmt: skip
+    views, mesh = write_result(process, state, config.output, config.export, device, place)
+    summary |= {"judge": judge_views(experiment.judged, views), "mesh": mesh}
+    atomic_io.write_json(place / "summary.json", summary)
     return Outcome(
         summary,
-        log,
+        record.log,
         state,
-        list(views_of(process, state, experiment, VIEWS)),
+        list(views_of(process, state, config.output, VIEWS)),
         (place / "turntable.gif").read_bytes(),
         (place / "views.png").read_bytes(),
     )

@@ -26,12 +26,12 @@ class Parser(argparse.ArgumentParser):
     """argparse, with its complaints as one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse what was given."""
+        """Refuse the arguments, in argparse's words."""
         raise InputError(f"{message}; see python launch.py --help")
 
 
 def parser() -> Parser:
-    """The arguments."""
+    """Make the parser of the command line."""
     made = Parser(
         prog="launch.py",
         description="Text-to-3D by score distillation, solved in parallel over its optimiser steps.",
@@ -138,23 +138,25 @@ def run(arguments: Sequence[str]) -> int:
     from dreamprop.distributed import coordination
     from dreamprop.runs import experiment as experiments
     from dreamprop.utils import cpu_threads
+    from dreamprop.utils.deterministic import deterministic
 
     experiment = experiments.load(given.config, overrides)
     cpu_threads.use_all_cores()
-    if given.export:
-        from dreamprop.cli.export import export
+    with deterministic(experiment.config.trainer.deterministic):
+        if given.export:
+            from dreamprop.cli.export import export
 
-        return export(experiment, given.resume) if _rank() == 0 else 0
-    communicator = coordination.init_communicator(
-        experiment.config.device, experiment.config.parallel.timeout
-    )
-    if given.compare:
-        from dreamprop.cli.compare import compare
+            return export(experiment, given.resume) if _rank() == 0 else 0
+        communicator = coordination.init_communicator(
+            experiment.config.device, experiment.config.parallel.timeout
+        )
+        if given.compare:
+            from dreamprop.cli.compare import compare
 
-        return compare(experiment, communicator)
-    from dreamprop.cli.train import train
+            return compare(experiment, communicator)
+        from dreamprop.cli.train import train
 
-    return train(experiment, communicator, sequential=given.baseline, go_on=given.resume)
+        return train(experiment, communicator, sequential=given.baseline, go_on=given.resume)
 
 
 def _rank() -> int:

@@ -11,9 +11,12 @@ import torch
 
 from dreamprop.config import loader as configs
 from dreamprop.config.loader import InputError
+from dreamprop.config.validate import brief
+from dreamprop.config.yaml_size import check_size
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.config import ParallelConfig
+from dreamprop.runs.loop import RunSettings
 from dreamprop.runs.outcome import Outcome
 from dreamprop.runs.threestudio.compare import compare
 from dreamprop.runs.threestudio.run import Run
@@ -50,10 +53,14 @@ def launch(given: Namespace) -> int:
     device = _device(given)
     root = given.threestudio.resolve() if given.threestudio else None
     config = given.config.resolve()
+    configs.read(config)  # what is wrong with it as YAML is told before threestudio makes anything of it
     with theirs():
         report = coordination.run_on_all(communicator, lambda: told(lambda: install(root, device)))
         if communicator.rank == 0:
             print("\n".join(report.lines()))
+        for argument in arguments:
+            if "*" in argument:  # without which there is no alias
+                check_size(argument.partition("=")[2], f"override {brief(argument)}")
         arguments = _paths(arguments)
         if root is not None:
             os.chdir(root)  # load/, custom/ and outputs/ are where threestudio's users have them
@@ -68,7 +75,8 @@ def launch(given: Namespace) -> int:
         return _compare(given, read.studio, block, device, communicator)
     communicator = Communicator(timeout=block.timeout)
     if verb == "train":
-        return Run(given, read.studio, block, device, communicator, sequential=given.baseline).train()
+        settings = RunSettings(block, int(read.studio.trainer.max_steps), given.baseline)
+        return Run(given, read.studio, settings, device, communicator).train()
     return Session(config, read.studio, device, communicator, training=False).show(verb)
 
 
@@ -83,9 +91,8 @@ def _compare(
         own = copy.deepcopy(studio)
         own.trial_dir = str(place)
         communicator = Communicator(timeout=block.timeout)
-        return Run(
-            given, own, block, device, communicator, sequential=sequential, seed=seed, compared=True
-        ).outcome()
+        settings = RunSettings(block, int(studio.trainer.max_steps), sequential)
+        return Run(given, own, settings, device, communicator, seed=seed, compared=True).outcome()
 
     return compare(Path(studio.trial_dir), prompt_of(studio), int(studio.seed), train, communicator)
 

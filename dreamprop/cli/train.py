@@ -1,36 +1,34 @@
-"""One run in its folder: solved, watched, saved, and shown."""
+"""`--train`: one run in its folder, from the arguments to the lines printed."""
 
-import os
-import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from dreamprop import checkpoint
-from dreamprop.cli.export import write_mesh_if_any
 from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
-from dreamprop.errors import RankFailed, RankLost
-from dreamprop.runs import broadcast, directory, elastic, resume
-from dreamprop.runs.artifacts.views import write_pictures
-from dreamprop.runs.callbacks import RunCallback
-from dreamprop.runs.experiment import Experiment, make_process, retag
-from dreamprop.runs.metrics import RoundLog
-from dreamprop.runs.parallel import check
-from dreamprop.runs.solve import solve_chain
-from dreamprop.runs.stops import STOPS
+from dreamprop.errors import RankLost
+from dreamprop.runs import loop, resume
+from dreamprop.runs.artifacts.judgement import judge_views
+from dreamprop.runs.artifacts.result import write_result
+from dreamprop.runs.artifacts.views import write_preview
+from dreamprop.runs.begin import Begun, begin
+from dreamprop.runs.callbacks import Checkpointing, Preview, StopOnSignal, WatchForEmptiness
+from dreamprop.runs.command import command
+from dreamprop.runs.empty_scene import Emptiness
+from dreamprop.runs.experiment import Experiment, make_process
+from dreamprop.runs.recording import recording
+from dreamprop.runs.stops import STOPS, tell, trace
 from dreamprop.runs.summary import summarize
 from dreamprop.solver import audit
-from dreamprop.solver.window import Window
-from dreamprop.state import State, to
 from dreamprop.utils import atomic_io
 from dreamprop.utils.device import device_of
-from dreamprop.utils.peak_memory import Peak
 from dreamprop.utils.signals import Guard
+
+EMPTY = 0.005
+"""Mean opacity of a picture in which there is nothing to see."""
 
 
 def train(
@@ -54,93 +52,80 @@ def train(
         raise InputError(
             f"--baseline must run in one process, got {communicator.size}; start it without torchrun"
         )
+    config, lead = experiment.config, communicator.rank == 0
+    settings = loop.RunSettings(config.parallel, config.trainer.max_steps, sequential)
     process = coordination.run_on_all(communicator, lambda: make_process(experiment))
-    check(process, experiment.config.parallel, communicator)
-    with ExitStack() as kept:
-        begun = coordination.run_on_main(communicator, lambda: _begin(experiment, process, go_on, kept))
-        return _train(experiment, process, communicator, begun, sequential)
+    loop.check(process, settings, communicator)
+    with ExitStack() as held:
+        device = device_of(config.device)
+        begun = begin(process, experiment.tree, device, communicator, go_on, held)
+        if lead:
+            print(f"writing to {begun.place}")
+        save = partial(resume.save, begun.place, begun.tree, config.checkpoint.keep)
+        checkpointing = Checkpointing(save, config.checkpoint, begun.window, lead)
+        go_on_by = command(begun.place, sequential, communicator.size)
+        with Guard(together=communicator.size > 1) as guard:
+            try:
+                summary = _run(process, begun, experiment, settings, communicator, checkpointing, guard)
+            except InputError as error:
+                raise InputError(f"{error}; {_kept(checkpointing, begun.place, go_on_by)}") from error
+            except BaseException as stop:
+                if lead:
+                    trace(stop)
+                # Whatever ended the run, what it had accepted is worth keeping.
+                checkpointing.save()
+                if lead or (isinstance(stop, RankLost) and communicator.rank == _spokesman(stop)):
+                    tell(stop, f"{_saved(begun.place)} of {settings.num_steps}", go_on_by)
+                if isinstance(stop, STOPS):
+                    return 1
+                raise
+        if summary is not None:
+            _show(summary, begun.place, sequential)
+    return 0
 
 
-def _train(
-    experiment: Experiment,
+def _run(
     process: Any,
+    begun: Begun,
+    experiment: Experiment,
+    settings: loop.RunSettings,
     communicator: Communicator,
-    begun: tuple[Path, str, Window | None] | None,
-    sequential: bool,
-) -> int:
-    """Go on from where a run has begun, to its end."""
-    place, tag = communicator.all_gather_object([str(begun[0]), begun[1]] if begun else None)[0]
-    place, experiment = Path(place), retag(experiment, tag)
-    window = broadcast.broadcast_window(communicator, begun[2] if begun else None)
-    device = device_of(experiment.config.device)
-    if window is None:
-        window = Window((process.init(),))
-    trend = {name: step.to(device) for name, step in window.trend.items()}
-    window = replace(window, states=tuple(to(state, device) for state in window.states), trend=trend)
-    first = window.states[0].step
-    lead = communicator.rank == 0
-    if lead:
-        print(f"writing to {place}")
-    with Guard(together=communicator.size > 1) as guard:
-        callback = RunCallback(process, experiment, place, window, communicator, guard)
-        try:
-            if not lead:
-                solve_chain(
-                    process,
-                    experiment,
-                    None,
-                    communicator,
-                    sequential=sequential,
-                    begin=window,
-                    guard=guard,
-                    callback=callback,
-                )
-                return 0
-            with RoundLog(place, first) as log:
-                if not log.complete:
-                    print(
-                        f"note: {log.path} must hold the rounds up to step {first}, got {len(log.rows)} of them; "
-                        "what all rounds took is not known",
-                        file=sys.stderr,
-                    )
-                with Peak(device) as peak:
-                    state = solve_chain(
-                        process,
-                        experiment,
-                        log,
-                        communicator,
-                        sequential=sequential,
-                        begin=window,
-                        guard=guard,
-                        callback=callback,
-                    )
-                guard.together = False
-                callback.window = Window((state,))
-                with guard.hold():
-                    callback.save()
-                callback.look(state)
-                summary = summarize(process, experiment, state, log, communicator, sequential=sequential)
-                summary["peak_memory_bytes"] = peak.bytes
-                conclude(process, experiment, state, place, summary)
-                (place / "preview.png").unlink(missing_ok=True)
-        except InputError as error:
-            raise InputError(f"{error}; {_kept(callback, sequential)}") from error
-        except BaseException as stop:
-            if lead and isinstance(stop, RankFailed):
-                print(stop.traceback, file=sys.stderr, flush=True)
-            # Whatever ended the run, what it had accepted is worth keeping.
-            callback.save()
-            if lead or (isinstance(stop, RankLost) and communicator.rank == _spokesman(stop)):
-                steps = experiment.config.trainer.max_steps
-                command = resume.command(place, sequential, communicator.size)
-                print(
-                    f"{stop}\n{_saved(callback)} of {steps}; go on with:\n  {command}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            if isinstance(stop, STOPS):
-                return 1
-            raise
+    checkpointing: Checkpointing,
+    guard: Guard,
+) -> dict[str, Any] | None:
+    """Solve the chain and show what came out; the summary, on the first process."""
+    config, place, lead = experiment.config, begun.place, communicator.rank == 0
+    every, size = config.output.preview_every_n_steps, config.output.view_size
+
+    def draw(state: Any) -> None:
+        write_preview(process, state, size, place)
+
+    callbacks: list[loop.Callback] = [checkpointing]
+    if hasattr(process, "opacity"):
+        callbacks.append(WatchForEmptiness(Emptiness(EMPTY, "mean opacity"), process.opacity, every, lead))
+    callbacks += [Preview(draw, every, lead), StopOnSignal(guard)]
+    if not lead:
+        loop.run(process, begun.window, settings, communicator, callbacks, guard=guard)
+        return None
+    device = device_of(config.device)
+    with recording(place, begun.window.states[0].step, settings, device) as record:
+        callbacks[:0] = record.callbacks
+        state = loop.run(process, begun.window, settings, communicator, callbacks, guard=guard)
+        guard.together = False  # the others are done
+        guard.obey()
+        summary = summarize(
+            process, state, settings, record, communicator,
+            prompt=experiment.prompt, method=experiment.method, seed=config.seed,
+        )  # fmt: skip
+        views, mesh = write_result(process, state, config.output, config.export, device, place)
+        summary |= {"judge": judge_views(experiment.judged, views), "mesh": mesh}
+        atomic_io.write_json(place / "summary.json", summary)
+        (place / "preview.png").unlink(missing_ok=True)
+    return summary
+
+
+def _show(summary: Mapping[str, Any], place: Path, sequential: bool) -> None:
+    """Print what a run came to, and its files."""
     if summary["rounds"] is None:
         print(f"{summary['steps']} steps; how many rounds they took is not known")
     else:
@@ -153,74 +138,26 @@ def _train(
         print(f"the judge names the prompt in {judge['correct']} of {judge['views']} views")
     for name in ("turntable.gif", "views.png", *summary["mesh"], "summary.json"):
         print(f"  {place / name}")
-    return 0
-
-
-def conclude(
-    process: Any, experiment: Experiment, state: State, place: Path, summary: dict[str, Any]
-) -> None:
-    """Show the result of a run in its folder, and write its summary with what came of that."""
-    summary["judge"] = write_pictures(process, state, experiment, place)
-    summary["mesh"] = write_mesh_if_any(process, state, experiment, place)
-    atomic_io.write_json(place / "summary.json", summary)
-
-
-def _begin(
-    experiment: Experiment, process: Any, go_on: Path | None, kept: ExitStack
-) -> tuple[Path, str, Window | None]:
-    """The folder of the run, which is kept from others, its tag, and what it goes on from if anything."""
-    go_on = go_on or elastic.begun(experiment)
-    if go_on is None:
-        experiment, place = open_folder(experiment)
-        kept.enter_context(directory.held(place))
-        elastic.mark(place)
-        return place, place.name, None
-    if os.path.isdir(place := resume.place_of(go_on)):
-        kept.enter_context(directory.held(place))
-        for half in (place, place / "checkpoints"):  # what a kill left there
-            checkpoint.sweep(half)
-    place, window, notes = resume.load(experiment, process, go_on)
-    resume.keep_config(place, experiment)
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    return place, experiment.config.tag, window
 
 
 def _spokesman(lost: RankLost) -> int:
-    """The first rank that is not lost: it tells."""
+    """The first rank that is not lost: the one that tells of it."""
     return next((rank for rank in range(len(lost.ranks) + 1) if rank not in lost.ranks), 0)
 
 
-def _saved(callback: RunCallback) -> str:
-    """Up to where there is a checkpoint."""
+def _saved(place: Path) -> str:
+    """Say up to which step there is a checkpoint."""
     try:
-        return f"saved step {resume.step_of(resume.newest(callback.place))}"
+        return f"saved step {resume.step_of(resume.newest(place))}"
     except InputError:
         return "no step was saved"
 
 
-def open_folder(experiment: Experiment) -> tuple[Experiment, Path]:
-    """Make the folder of a new run and write its config there.
-
-    Returns:
-        The experiment under the tag that the folder got, and the folder.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    config = experiment.config
-    place = directory.claim(Path(config.exp_root_dir), config.name, config.tag)
-    experiment = retag(experiment, place.name)
-    atomic_io.write_text(place / "config.yaml", OmegaConf.to_yaml(experiment.tree))
-    return experiment, place
-
-
-def _kept(callback: RunCallback, sequential: bool) -> str:
+def _kept(checkpointing: Checkpointing, place: Path, go_on_by: str) -> str:
     """After a disk refused: save if it can be, and say what there is to go on from."""
     with suppress(InputError):
-        callback.save()
-    command = resume.command(callback.place, sequential, callback.communicator.size)
+        checkpointing.save()
     try:
-        return f"{resume.newest(callback.place).name} is kept, go on with: {command}"
+        return f"{resume.newest(place).name} is kept, go on with: {go_on_by}"
     except InputError:
         return "no checkpoint could be saved"

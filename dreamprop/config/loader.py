@@ -17,6 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dreamprop.config.validate import PAGE, brief, nearest, shortened
+from dreamprop.config.yaml_size import check_size
 from dreamprop.errors import InputError
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ def read(path: Path | str) -> DictConfig:
         here = sorted(str(p) for p in Path("configs").glob("*.yaml"))
         raise InputError(f"config {shortened(str(path), 80)} is not a file; {nearest(str(path), here)}")
     try:
+        check_size(path.read_bytes(), f"config {path}")
         loaded = OmegaConf.load(path)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -69,6 +71,8 @@ def read(path: Path | str) -> DictConfig:
         raise InputError(f"config {path} is not YAML: {error.problem}{where}; correct that line") from None
     except RecursionError:
         raise InputError(f"config {path} is nested too deeply; write it flat") from None
+    except InputError:
+        raise
     except (
         yaml.YAMLError,
         OmegaConfBaseException,
@@ -91,15 +95,19 @@ def overrides(arguments: Sequence[str]) -> DictConfig:
     """
     merged: Any = OmegaConf.create()
     for argument in arguments:
-        key, sign, _ = argument.partition("=")
+        key, sign, value = argument.partition("=")
         if not sign or not all(key.split(".")) or any(c.isspace() for c in key):
             raise InputError(
                 f"override {brief(argument)} must look like key.key=value; quote a value that has spaces"
             )
         try:
+            if "*" in value:  # without which there is no alias
+                check_size(value, f"override {brief(argument)}")
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([argument]))
         except RecursionError:
             raise InputError(f"override {brief(argument)} is nested too deeply; write it flat") from None
+        except InputError:
+            raise
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
             raise InputError(
                 f"override {brief(argument)}: the value is not YAML ({_first_line(error)}); put it in quotes"

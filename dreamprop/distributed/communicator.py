@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import re
 import time
+import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from itertools import count
 from typing import Any
 
@@ -18,16 +21,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dreamprop.distributed.process_group import TIMEOUT, cpu_group, default_store
-from dreamprop.errors import RankLost
+from dreamprop.errors import InputError, RankFailed, RankLost
 from dreamprop.utils import cpu_allocator
 
 BEAT = 1.0
 """Seconds between two signs of life of a rank that waits."""
 QUICK, SLOW = 2e-5, 2e-3
 """Seconds between two looks at whether something has come: by how much longer each time, and the longest."""
+FAREWELL = 5.0
+"""Seconds that the first rank waits for the others to hear why it ends."""
 GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 """One tensor in, one out: PyTorch copies lists of them twice. Its name since PyTorch 2.13, or the one before."""
-_instances = count()
+_made: Counter[tuple[int, ...]] = Counter()
+"""Communicators made so far, by the ranks of their groups."""
 
 
 class Communicator:
@@ -51,7 +57,10 @@ class Communicator:
             raise ValueError("group must hold this rank, got one without it; call solve on its ranks only")
         self._group, self._arrivals = group, 0
         self._small = cpu_group(group, dist.group.WORLD) if self.size > 1 else None
-        self._key = f"dreamprop/{next(_instances)}"
+        ranks = tuple(dist.get_process_group_ranks(group or dist.group.WORLD)) if self.size > 1 else ()
+        _made[ranks] += 1
+        # what other groups make is not known to all ranks of this one
+        self._key = f"dreamprop/{sha256(repr(ranks).encode()).hexdigest()[:16]}/{_made[ranks]}"
 
     def all_gather(self, block: Tensor) -> list[Tensor]:
         """Blocks [R] of one shape, of all ranks."""
@@ -119,17 +128,45 @@ class Communicator:
         gathered = torch.stack(self.all_gather(torch.tensor(flags, dtype=torch.uint8)))
         return [bool(f) for f in gathered.amax(0).tolist()]
 
-    def wait_for_main(self, name: str) -> None:
-        """Wait, without a limit, until the first rank has said that it is done with something of its own."""
+    def wait_for_main(self, name: str, failure: BaseException | None = None) -> None:
+        """Wait, without a limit, until the first rank has said that it is done with something of its own.
+
+        Args:
+            name: of what it does; a new one each time.
+            failure: on the first rank, what ended it early; the others raise it too.
+
+        Raises:
+            InputError: the first rank refused what the user gave.
+            RankFailed: the first rank raised something else.
+            RankLost: the first rank is gone.
+        """
         if self.size == 1:
             return
         key = f"{self._key}/{name}"
+        store, others = default_store(), [f"{key}/{rank}" for rank in range(1, self.size)]
         if self.rank == 0:
-            default_store().set(key, "done")
-        while not default_store().check([key]):
-            time.sleep(0.05)
+            refused = isinstance(failure, InputError)
+            lines = (
+                [str(failure or "")] if refused or failure is None else traceback.format_exception(failure)
+            )
+            store.set(key, json.dumps([refused, "".join(lines)]))
+            deadline = time.monotonic() + (FAREWELL if failure is not None else 0.0)
+            # the store may live in this process, which is about to end
+            while time.monotonic() < deadline and not store.check(others):
+                time.sleep(0.05)
+            return
+        try:
+            while not store.check([key]):
+                time.sleep(0.05)
+            refused, reason = json.loads(store.get(key))
+            store.set(f"{key}/{self.rank}", "heard")
+        except RuntimeError as error:  # the store lived in a process that is gone
+            raise RankLost([0], f"is gone ({_first(error)})") from error
+        if reason:
+            raise InputError(reason) if refused else RankFailed(0, reason)
 
     def _of(self, tensor: Tensor) -> dist.ProcessGroup | None:
+        """The group that can send a tensor from where it lies."""
         return self._small if tensor.device.type == "cpu" else self._group
 
     def _finish(self, work: Any, tensor: Tensor) -> None:

@@ -90,8 +90,10 @@ def all_threads() -> Iterator[None]:
     """A block with the threads of all processes on this machine, which wait or are gone."""
     threads = torch.get_num_threads()
     torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    yield
-    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -100,10 +102,22 @@ def main_process_first(communicator: Communicator, name: str) -> Iterator[bool]:
 
     Yields:
         Whether this is the first rank; the others should do nothing.
+
+    Raises:
+        InputError: the first rank refused what the user gave; every rank raises it.
+        RankFailed: on the other ranks, the first one raised something else.
+        RankLost: on the other ranks, the first one is gone.
     """
-    if communicator.rank == 0:
+    if communicator.rank:
+        yield False
+        communicator.wait_for_main(name)
+        return
+    failure: BaseException | None = None
+    try:
         with all_threads():
             yield True
-    else:
-        yield False
-    communicator.wait_for_main(name)
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        communicator.wait_for_main(name, failure)

@@ -1,59 +1,97 @@
-"""Tensors as one run of bytes, and back: what travels between processes."""
+"""Tensors as one run of bytes, and back: what travels between processes.
+
+The bytes lie on one device, that of whoever sends them; the tensors may come from several, and each comes out on the
+kind of device that it was on. What is of one kind lies together, so that it crosses between devices in one copy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dreamprop.state import Drift
 from dreamprop.utils import cpu_allocator
 
 ALIGN = 16
 """Bytes that every tensor begins at a multiple of, so that it can be read in place."""
 
 
+@dataclass(frozen=True)
+class TensorSpec:
+    """What must be known of a tensor besides its bytes."""
+
+    dtype: torch.dtype
+    """Type of its elements."""
+    shape: tuple[int, ...]
+    """Its shape; the elements lie in row-major order."""
+    device: str = "cpu"
+    """Kind of the device that it is on (``cpu``, ``cuda``); each process has its own device of that kind."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorSpec:
+        """The description of a tensor."""
+        return cls(tensor.dtype, tuple(tensor.shape), tensor.device.type)
+
+    @classmethod
+    def from_json(cls, value: Sequence[Any]) -> TensorSpec:
+        """What ``to_json`` made this value of."""
+        dtype, shape, device = value
+        return cls(getattr(torch, dtype), tuple(shape), device)
+
+    def to_json(self) -> list[Any]:
+        """A value that JSON can hold: type, shape and kind of device."""
+        return [str(self.dtype).removeprefix("torch."), list(self.shape), self.device]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the elements."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    @property
+    def room(self) -> int:
+        """Bytes that the tensor takes among others."""
+        return -(-self.num_bytes // ALIGN) * ALIGN
+
+
 def pack(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """The tensors one after another, as bytes on a device."""
-    sizes = [_padded(t.numel() * t.element_size()) for t in tensors]
-    flat = cpu_allocator.empty(sum(sizes), device)
-    for room, tensor in zip(flat.split(sizes), tensors, strict=True):
-        data = tensor.detach().reshape(-1)
-        room[: data.numel() * data.element_size()].view(data.dtype).copy_(data)
+    """The bytes of the tensors, on a device; ``unpack`` takes them apart."""
+    specs = [TensorSpec.of(t) for t in tensors]
+    flat = cpu_allocator.empty(num_bytes(specs), device)
+    for kind, members, section in _sections(flat, specs):
+        at_home = section if kind == device.type else cpu_allocator.empty(section.numel(), torch.device(kind))
+        for i, room in zip(members, at_home.split([specs[i].room for i in members]), strict=True):
+            room[: specs[i].num_bytes].view(specs[i].dtype).copy_(tensors[i].detach().reshape(-1))
+        if at_home is not section:
+            section.copy_(at_home)
     return flat
 
 
-def unpack(flat: Tensor, shapes: Sequence[tuple[torch.dtype, Sequence[int]]]) -> list[Tensor]:
-    """The tensors of these types and shapes that were packed; they share memory with the parcel."""
-    counts = [torch.Size(shape).numel() * dtype.itemsize for dtype, shape in shapes]
-    rooms = flat.split([_padded(n) for n in counts])
-    return [
-        room[:n].view(dtype).view(tuple(shape))
-        for room, n, (dtype, shape) in zip(rooms, counts, shapes, strict=True)
-    ]
+def unpack(flat: Tensor, specs: Sequence[TensorSpec]) -> list[Tensor]:
+    """The tensors that were packed, each on this process's device of its kind; those of one kind share memory."""
+    found: dict[int, Tensor] = {}
+    for kind, members, section in _sections(flat, specs):
+        at_home = section if kind == flat.device.type else section.to(kind)
+        for i, room in zip(members, at_home.split([specs[i].room for i in members]), strict=True):
+            found[i] = room[: specs[i].num_bytes].view(specs[i].dtype).view(specs[i].shape)
+    return [found[i] for i in range(len(specs))]
 
 
-def num_bytes(shapes: Sequence[tuple[torch.dtype, Sequence[int]]]) -> int:
-    """Bytes of a parcel of such tensors."""
-    return sum(_padded(torch.Size(shape).numel() * dtype.itemsize) for dtype, shape in shapes)
+def num_bytes(specs: Iterable[TensorSpec]) -> int:
+    """Bytes of such tensors when they are packed."""
+    return sum(spec.room for spec in specs)
 
 
-def describe_drift(drift: Drift) -> list[list[list[Any]]]:
-    """Names, types and shapes of a drift, as JSON."""
-    return [describe_tensors(drift.grads), describe_tensors(drift.aux)]
+def _sections(flat: Tensor, specs: Sequence[TensorSpec]) -> Iterator[tuple[str, list[int], Tensor]]:
+    """Each kind of device with the tensors of that kind and their part of the bytes.
 
-
-def describe_tensors(named: Mapping[str, Tensor]) -> list[list[Any]]:
-    """Names, types and shapes of tensors, as JSON."""
-    return [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in named.items()]
-
-
-def dtypes_and_shapes(part: Sequence[Sequence[Any]]) -> list[tuple[torch.dtype, Sequence[int]]]:
-    """Types and shapes of one part of a description."""
-    return [(getattr(torch, dtype), shape) for _, dtype, shape in part]
-
-
-def _padded(size: int) -> int:
-    return -(-size // ALIGN) * ALIGN
+    The kinds come in an order that depends on the tensors alone, so that sender and receiver agree.
+    """
+    members: dict[str, list[int]] = {}
+    for i, spec in enumerate(specs):
+        members.setdefault(spec.device, []).append(i)
+    sizes = [num_bytes(specs[i] for i in some) for some in members.values()]
+    for (kind, some), section in zip(members.items(), flat.split(sizes) if sizes else (), strict=True):
+        yield kind, some, section

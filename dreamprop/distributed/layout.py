@@ -35,23 +35,23 @@ class Replicated:
     """Every process keeps everything."""
 
     def shard(self, state: State) -> State:
-        """All of it."""
+        """A process keeps the whole state."""
         return state
 
     def unshard(self, state: State) -> State:
-        """It is."""
+        """What a process keeps is the whole state already."""
         return state
 
     def counts(self, state: State, name: str) -> bool:
-        """Always."""
+        """Every process has summed over everything by itself, so each tensor counts on each of them."""
         return True
 
     def numel(self, state: State, name: str) -> int:
-        """Elements of the tensor."""
+        """Elements of the tensor, of which every process has all."""
         return (state.params[name] if name in state.params else state.buffers[name]).numel()
 
     def gather(self, rows: list[Any]) -> list[Any]:
-        """They are here."""
+        """A process has all rows itself, and they are the same on the others."""
         return rows
 
 

@@ -11,7 +11,7 @@ Legend: R ranks, N elements of all parameters.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from dreamprop.distributed import flat_buffer
 from dreamprop.distributed.communicator import Communicator
-from dreamprop.process import Process
+from dreamprop.distributed.flat_buffer import TensorSpec
+from dreamprop.optim.moments import MomentKey
+from dreamprop.process import Group, Process
 from dreamprop.state import Drift, State
 from dreamprop.utils.foreach import piece_size
 
@@ -35,7 +37,7 @@ class ShardSpec:
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     """Parameters by name, in order, with their whole shapes."""
     ranks: int
-    """R."""
+    """R, the processes that share the parameters."""
     piece: int
     """Elements that are never cut apart."""
 
@@ -64,10 +66,9 @@ class ShardSpec:
         return tensor.detach().reshape(-1)[a:b]
 
     def owner_of(self, moment: str) -> str | None:
-        """The parameter that a moment belongs to."""
-        return next(
-            (n for n in (moment.rpartition("/")[0], moment.removeprefix("/ahead/")) if n in self.spans), None
-        )
+        """The parameter that a moment belongs to; ``None`` where it is the optimiser's as a whole."""
+        parameter = MomentKey.parse(moment).parameter
+        return parameter if parameter in self.spans else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class ShardedState(State):
     plan: ShardSpec
 
 
-class ShardedProcess:
+class ShardedProcess(Process):
     """A process around another, over states in pieces.
 
     Args:
@@ -86,30 +87,16 @@ class ShardedProcess:
         communicator: the processes that share the work.
 
     Raises:
-        ValueError: the process does not say so.
+        ValueError: the process does not say so, or no layout in pieces suits it.
     """
 
     def __init__(self, process: Process, communicator: Communicator) -> None:
-        if not hasattr(process, "elementwise"):
-            name = type(process).__name__
-            raise ValueError(
-                f"layout sharded must know which updates are elementwise, got {name} without elementwise(step); "
-                "use layout replicated"
-            )
-        process.elementwise(0)  # refuses optimisers that no layout in pieces suits
-        # what a process may have besides its protocol is looked up on it
-        self.process: Any = process
-        self.communicator = communicator
-        if hasattr(process, "predict"):
-            self.predict = self._predict
-        if hasattr(process, "groups"):
-            self.groups = process.groups
-        if hasattr(process, "skip_update"):
-            self.skip_update = self._skip_update
+        process.elementwise(0)  # refuses what no layout in pieces suits
+        self.process, self.communicator = process, communicator
 
     @property
-    def boundaries(self) -> Collection[int]:
-        """Those of the process."""
+    def boundaries(self) -> Collection[int]:  # type: ignore[override]
+        """The boundaries of the process that is in pieces here."""
         return self.process.boundaries
 
     def init(self) -> State:
@@ -125,16 +112,31 @@ class ShardedProcess:
         if self.process.elementwise(state.step + 1):
             return self._stamped(state, self.process.update(state, drift))
         plan = _plan(state)
-        whole = Drift(self._together(plan, drift.grads), drift.aux)
+        whole = replace(drift, grads=self._together(plan, drift.grads))
         return self.shard(self.process.update(self.unshard(state), whole))
 
-    def _predict(self, state: State) -> State:
+    def predict(self, state: State) -> State:
+        """The next state guessed without a drift, on this rank's part where that can be."""
         if self.process.elementwise(state.step + 1):
             return self._stamped(state, self.process.predict(state))
         return self.shard(self.process.predict(self.unshard(state)))
 
-    def _skip_update(self, state: State) -> State:
-        return self.shard(self.process.skip_update(self.unshard(state)))
+    def skip_update(self, state: State) -> State | None:
+        """This rank's part of the next state with the update left out."""
+        passed = self.process.skip_update(self.unshard(state))
+        return None if passed is None else self.shard(passed)
+
+    def groups(self, step: int) -> Mapping[str, Group]:
+        """The error groups of the process that is in pieces here."""
+        return self.process.groups(step)
+
+    def buffer_distance(self, name: str, rolled_out: Tensor, guessed: Tensor) -> Tensor:
+        """How far two buffers differ, as the process measures it: buffers are whole on every rank."""
+        return self.process.buffer_distance(name, rolled_out, guessed)
+
+    def elementwise(self, step: int) -> bool:
+        """Whether the update into a step can be done on parts, as the process says."""
+        return self.process.elementwise(step)
 
     def shard(self, state: State) -> State:
         """This rank's part of a whole state, in memory of its own."""
@@ -181,6 +183,7 @@ class ShardedProcess:
         return [row for gathered in self.communicator.all_gather_object(rows) for row in gathered]
 
     def _together(self, plan: ShardSpec, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors from this rank's parts of parameters or their gradients."""
         return self._join(plan, {n: (n, t) for n, t in parts.items()})
 
     def _join(self, plan: ShardSpec, named: Mapping[str, tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -193,7 +196,11 @@ class ShardedProcess:
         device = next(iter(split.values()))[1].device
         mine = flat_buffer.pack([t for _, t in split.values()], device)
         forms = [
-            [(t.dtype, (b - a,)) for owner, t in split.values() for a, b in [plan.spans[owner][r]]]
+            [
+                TensorSpec(t.dtype, (b - a,), t.device.type)
+                for owner, t in split.values()
+                for a, b in [plan.spans[owner][r]]
+            ]
             for r in range(plan.ranks)
         ]
         come = self.communicator.all_to_all(
@@ -205,6 +212,7 @@ class ShardedProcess:
         return {key: joined[key] for key in named}
 
     def _stamped(self, before: State, after: State) -> State:
+        """A state that an elementwise update has made of a part, cut as the one before."""
         return ShardedState(after.params, after.moments, after.buffers, after.step, _plan(before))
 
 

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import overload
 
+from dreamprop.evaluate.evaluation import Evaluation
 from dreamprop.evaluate.sub_batch import attempt_all, check_sub_batch, cut, halved
-from dreamprop.process import Process
+from dreamprop.process import Chain, Process, as_process
 from dreamprop.state import Drift, State
 
 
+@dataclass(frozen=True)
 class Batched:
-    """The drifts of all states by ``process.drift_window``; agrees with one by one to rounding.
+    """The drifts of all states by ``process.drift_window``; agrees with one by one to rounding."""
 
-    Where a batch does not fit in the memory of the device its size is halved, for good, and everything is evaluated
-    again; a warning says so.
+    sub_batch: int | None = None
+    """Most states in one batch; ``None``: all."""
 
-    Args:
-        sub_batch: most states in one batch; ``None``: all.
-    """
+    def __post_init__(self) -> None:
+        check_sub_batch(self.sub_batch)
 
-    def __init__(self, sub_batch: int | None = None) -> None:
-        check_sub_batch(sub_batch)
+    def start(self, process: Process, first: State, exact: bool) -> Evaluation:
+        """The evaluation of a run, which learns how large a batch may be.
+
+        Raises:
+            ValueError: the process has no ``drift_window``.
+        """
+        if not process.fused:
+            raise ValueError(
+                "evaluator batched must have a process with drift_window, got one without; use serial"
+            )
+        return Evaluation(process, _Batches(self.sub_batch))
+
+    def __call__(self, process: Chain, states: Sequence[State]) -> list[Drift]:
+        """Evaluate once; a state alone in a batch by ``process.drift``."""
+        return self.start(as_process(process), states[0], False)(states)
+
+
+class _Batches:
+    """Evaluates in batches. Where one does not fit in the memory of the device their size is halved, for good, and
+    everything is evaluated again; a warning says so."""
+
+    def __init__(self, sub_batch: int | None) -> None:
         self.sub_batch = sub_batch
 
     def __call__(self, process: Process, states: Sequence[State]) -> list[Drift]:
-        """Evaluate; a state alone in a batch by ``process.drift``, so a window of one is the sequential run."""
-        if not hasattr(process, "drift_window"):
-            name = type(process).__name__
-            raise ValueError(f"evaluator batched must have drift_window, got {name} without it; use serial")
         while True:
             size = self.sub_batch or max(len(states), 1)
             drifts = attempt_all(process, [states[a:b] for a, b in cut(len(states), size)])
@@ -38,7 +56,7 @@ class Batched:
 
 
 @overload
-def batched(process: Process, states: Sequence[State], *, sub_batch: int | None = None) -> list[Drift]: ...
+def batched(process: Chain, states: Sequence[State], *, sub_batch: int | None = None) -> list[Drift]: ...
 
 
 @overload
@@ -46,7 +64,7 @@ def batched(*, sub_batch: int | None = None) -> Batched: ...
 
 
 def batched(
-    process: Process | None = None, states: Sequence[State] | None = None, *, sub_batch: int | None = None
+    process: Chain | None = None, states: Sequence[State] | None = None, *, sub_batch: int | None = None
 ) -> list[Drift] | Batched:
     """Evaluate in one batch: ``evaluator=batched``, or ``evaluator=batched(sub_batch=4)`` where memory is short.
 

@@ -4,91 +4,122 @@ SPMD on ``torch.distributed``: every rank runs the whole loop and evaluates its 
 goes to the others in one exchange a round. Batches are cut from the window before they are dealt out, so with the
 same ``sub_batch`` the result is bit for bit the same on any number of ranks.
 
-Legend: R ranks, W steps of the window, N elements of all parameters.
+Legend: R ranks, W steps of the window, N elements of all parameters; a slot is one step of the window.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from dreamprop.distributed import flat_buffer
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.distributed.process_group import TIMEOUT
 from dreamprop.distributed.rendezvous import init_process_group
-from dreamprop.distributed.sharding import ShardedProcess, ShardedState, ShardSpec
+from dreamprop.distributed.sharding import ShardedProcess
 from dreamprop.errors import RankFailed
+from dreamprop.evaluate import exchange
+from dreamprop.evaluate.evaluation import Evaluation
+from dreamprop.evaluate.exchange import DriftSpec, Slots
 from dreamprop.evaluate.sub_batch import attempt_all, check_sub_batch, cut, halved
 from dreamprop.process import Process
 from dreamprop.state import Drift, State
-from dreamprop.utils import cpu_allocator
 
 LAYOUTS = ("replicated", "sharded")
 FITS, TOO_LARGE, FAILED = range(3)
+"""How the evaluation of its batches went on a rank."""
 Batches = list[tuple[int, int]]
 """Slots of the window from and to, by batch."""
 
 
+@dataclass(frozen=True)
 class Distributed:
-    """The drifts of all states, each evaluated by one rank and known to all; see ``distributed``."""
+    """How the ranks are to share the evaluation of a window; see ``distributed``.
 
-    def __init__(
-        self, group: dist.ProcessGroup | None, layout: str, sub_batch: int | None, timeout: float
-    ) -> None:
-        check_sub_batch(sub_batch)
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}; use replicated")
-        self.group, self.layout, self.sub_batch, self.timeout = group, layout, sub_batch, timeout
-        self.seconds = 0.0
-        """Spent on exchanges in the last call, waiting for slower ranks included."""
-        self._forms: dict[int, Any] = {}
+    A run begins with ``start``; what is learnt in it stays in what that returns.
+    """
 
-    def spread(self, process: Process, first: State) -> Process:
-        """The chain as it lies over the ranks; all ranks must ask together.
+    group: dist.ProcessGroup | None = None
+    """The ranks, of ``torch.distributed``; ``None``: all processes of the job."""
+    layout: str = "replicated"
+    """``replicated`` or ``sharded``: whether a rank keeps all of a state, or its part of the parameters."""
+    sub_batch: int | None = None
+    """Most states in one batch; ``None``: all of a rank's part."""
+    timeout: float = TIMEOUT
+    """Seconds that a rank may be silent."""
+
+    def __post_init__(self) -> None:
+        check_sub_batch(self.sub_batch)
+        if self.layout not in LAYOUTS:
+            raise ValueError(
+                f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}; use replicated"
+            )
+
+    def start(self, process: Process, first: State, exact: bool) -> DistributedEvaluation:
+        """The evaluation of a run, which all ranks must begin together.
+
+        Args:
+            process: the chain.
+            first: the state that the run begins with.
+            exact: whether the run promises the bits of the sequential run: states are then evaluated one by one,
+                unless ``sub_batch`` says otherwise, since a batch rounds in another way.
 
         Raises:
             ValueError: the ranks begin from different states, or the process does not suit the layout.
         """
         init_process_group(next(iter(first.params.values())).device, self.timeout)
-        self.communicator = Communicator(self.group, self.timeout)
-        gathered = self.communicator.all_gather_object([_digest(first), first.step, torch.get_num_threads()])
-        for what, values in zip(
-            ("state", "step", "number of threads"), zip(*gathered, strict=True), strict=True
-        ):
-            if len(set(values)) > 1:
-                raise ValueError(
-                    f"all ranks must begin with the same {what}, got {', '.join(map(str, values))}; seed what makes "
-                    "the state, or give evaluator=dp.evaluate.serial for a chain of its own on each rank"
-                )
-        return process if self.layout == "replicated" else ShardedProcess(process, self.communicator)
+        communicator = Communicator(self.group, self.timeout)
+        _check_same_start(communicator, first)
+        sub_batch = 1 if exact and self.sub_batch is None else self.sub_batch
+        return DistributedEvaluation(process, communicator, self.layout, sub_batch)
 
-    def __call__(self, process: Process, states: Sequence[State]) -> list[Drift]:
+
+class DistributedEvaluation(Evaluation):
+    """A run whose drifts are evaluated by several ranks, each its part of a window, and known to all.
+
+    Args:
+        process: the chain.
+        communicator: the R ranks.
+        layout: ``replicated`` or ``sharded``.
+        sub_batch: most states in one batch; halved for the rest of the run where they do not fit.
+    """
+
+    def __init__(
+        self, process: Process, communicator: Communicator, layout: str, sub_batch: int | None
+    ) -> None:
+        self.communicator, self.size = communicator, communicator.size
+        self.process, self._chain = process, process
+        if layout == "sharded":
+            self.process = self.layout = ShardedProcess(process, communicator)
+        self._sub_batch = sub_batch
+        self._known: dict[int, DriftSpec] = {}
+        """Descriptions of drifts that all ranks have, by their digest."""
+
+    def __call__(self, states: Sequence[State]) -> list[Drift]:
         """Evaluate this rank's part, and take what the others found."""
-        self.seconds, rank = 0.0, self.communicator.rank
-        chain = process.process if isinstance(process, ShardedProcess) else process
+        communicator, self.seconds = self.communicator, 0.0
         while True:
-            dealt = deal(len(states), self.sub_batch, self.communicator.size)
+            dealt = deal(len(states), self._sub_batch, communicator.size)
             slots = [[i for a, b in batches for i in range(a, b)] for batches in dealt]
+            mine = slots[communicator.rank]
             with self._exchanging():
-                brought = dict(zip(slots[rank], self._bring(states, slots), strict=True))
-            drifts, failed = _try(chain, [[brought[i] for i in range(a, b)] for a, b in dealt[rank]])
-            if failed and self.communicator.size == 1:
+                whole = dict(zip(mine, exchange.bring(communicator, states, slots), strict=True))
+            batches = [[whole[i] for i in range(a, b)] for a, b in dealt[communicator.rank]]
+            drifts, failed = _try(self._chain, batches)
+            if failed and communicator.size == 1:
                 raise failed
             with self._exchanging():
-                forms = self._agree(drifts, failed, slots)
-                if forms is not None and drifts is not None:
-                    return self._share(states, drifts, forms, slots)
-            self.sub_batch = halved(max(b - a for batches in dealt for a, b in batches))
+                specs = self._agree([whole[i] for i in mine], drifts, failed, slots)
+                if specs is not None and drifts is not None:
+                    return exchange.share(communicator, states, drifts, specs, slots)
+            self._sub_batch = halved(max(b - a for batches in dealt for a, b in batches))
 
     @contextmanager
     def _exchanging(self) -> Iterator[None]:
@@ -96,100 +127,40 @@ class Distributed:
         yield
         self.seconds += time.perf_counter() - began
 
-    def _bring(self, states: Sequence[State], slots: list[list[int]]) -> list[State]:
-        """The whole states of this rank's slots: from "all steps, my parameters" to "my steps, all parameters"."""
-        rank = self.communicator.rank
-        if not isinstance(states[0], ShardedState):
-            return [states[i] for i in slots[rank]]
-        plan, params = states[0].plan, states[0].params
-        shapes = {n: shape for n, shape in plan.shapes if shape}  # what has no dimension is here already
-        device = next(iter(params.values())).device
-        out = [
-            flat_buffer.pack([states[i].params[n] for i in places for n in shapes], device)
-            for places in slots
-        ]
-        forms = [
-            [(params[n].dtype, _length(plan, n, r)) for _ in slots[rank] for n in shapes]
-            for r in range(plan.ranks)
-        ]
-        come = self.communicator.all_to_all(out, [flat_buffer.num_bytes(form) for form in forms])
-        parts = [iter(flat_buffer.unpack(p, form)) for p, form in zip(come, forms, strict=True)]
-        brought = []
-        for i in slots[rank]:
-            whole = {n: torch.cat([next(part) for part in parts]).view(shapes[n]) for n in shapes}
-            named = {n: whole.get(n, p) for n, p in states[i].params.items()}
-            brought.append(State(named, {}, states[i].buffers, states[i].step))
-        return brought
-
     def _agree(
-        self, drifts: list[Drift] | None, failed: BaseException | None, slots: list[list[int]]
-    ) -> list[list[Any]] | None:
+        self, states: Sequence[State], drifts: list[Drift] | None, failed: BaseException | None, slots: Slots
+    ) -> list[list[DriftSpec]] | None:
         """What the drifts of each rank look like; ``None`` where a batch was too large for some rank.
+
+        Args:
+            states: of this rank's slots.
+            drifts: of these states; ``None`` where they did not fit, or evaluating them failed.
+            failed: what was raised.
+            slots: [R] of each rank.
 
         Raises:
             RankFailed: a rank raised.
         """
-        forms = [flat_buffer.describe_drift(drift) for drift in drifts or []]
-        keys = [_key(form) for form in forms]
+        specs = [exchange.describe(d, z) for d, z in zip(drifts, states, strict=True)] if drifts else []
+        keys = [exchange.digest(spec) for spec in specs]
         status = FAILED if failed else TOO_LARGE if drifts is None else FITS
         width = max(map(len, slots))
         gathered = self.communicator.all_gather(torch.tensor([status, *keys, *[0] * (width - len(keys))]))
-        head = torch.stack(gathered).tolist()
-        if any(row[0] == FAILED for row in head):
-            texts = self.communicator.all_gather_object(
-                "".join(traceback.format_exception(failed)) if failed else ""
-            )
-            rank = next(r for r, row in enumerate(head) if row[0] == FAILED)
+        table = torch.stack(gathered).tolist()
+        statuses = [row[0] for row in table]
+        if FAILED in statuses:
+            told = "".join(traceback.format_exception(failed)) if failed else ""
+            texts = self.communicator.all_gather_object(told)
+            rank = statuses.index(FAILED)
             raise RankFailed(rank, texts[rank]) from failed
-        if any(row[0] == TOO_LARGE for row in head):
+        if TOO_LARGE in statuses:
             return None
-        seen = [row[1 : 1 + len(places)] for row, places in zip(head, slots, strict=True)]
-        if any(key not in self._forms for row in seen for key in row):
-            for row, described in zip(seen, self.communicator.all_gather_object(forms), strict=True):
-                self._forms.update(zip(row, described, strict=True))
-        return [[self._forms[key] for key in row] for row in seen]
-
-    def _share(
-        self, states: Sequence[State], drifts: list[Drift], forms: list[list[Any]], slots: list[list[int]]
-    ) -> list[Drift]:
-        """The drifts of all slots: whole, or from "my steps, all parameters" to "all steps, my parameters"."""
-        communicator = self.communicator
-        base = states[0]
-        plan = base.plan if isinstance(base, ShardedState) else None
-        device = next(iter(base.params.values())).device
-        if plan is None:
-            come = self._gather(flat_buffer.pack([t for d in drifts for t in _tensors(d)], device), forms)
-        else:
-            out = [
-                flat_buffer.pack([t for d in drifts for t in _tensors(d, plan, r)], device)
-                for r in range(communicator.size)
-            ]
-            come = communicator.all_to_all(out, [_size(row, plan, communicator.rank) for row in forms])
-        found: dict[int, Drift] = {}
-        for row, places, bytes_ in zip(forms, slots, come, strict=True):
-            tensors = iter(
-                flat_buffer.unpack(
-                    bytes_[: _size(row, plan, communicator.rank)], _shapes(row, plan, communicator.rank)
-                )
-            )
-            for place, (grads, aux) in zip(places, row, strict=True):
-                found[place] = Drift(
-                    {n: next(tensors) for n, *_ in grads}, {n: next(tensors) for n, *_ in aux}
-                )
-        if plan is None:  # its own are here, without a copy
-            found.update(zip(slots[communicator.rank], drifts, strict=True))
-        return [found[i] for i in range(len(states))]
-
-    def _gather(self, mine: Tensor, forms: list[list[Any]]) -> list[Tensor]:
-        """The bytes of all ranks, of different lengths."""
-        if mine.device.type == "cpu":  # several times faster over gloo than its all-gather is
-            return self.communicator.all_to_all(
-                [mine] * self.communicator.size, [_size(row, None, 0) for row in forms]
-            )
-        longest = max(_size(row, None, 0) for row in forms)
-        padded = cpu_allocator.empty(longest, mine.device)
-        padded[: mine.numel()] = mine
-        return self.communicator.all_gather(padded)
+        rows = [row[1 : 1 + len(places)] for row, places in zip(table, slots, strict=True)]
+        if any(key not in self._known for row in rows for key in row):
+            described = self.communicator.all_gather_object([exchange.to_json(spec) for spec in specs])
+            for row, values in zip(rows, described, strict=True):
+                self._known.update(zip(row, map(exchange.from_json, values), strict=True))
+        return [[self._known[key] for key in row] for row in rows]
 
 
 def distributed(
@@ -207,8 +178,9 @@ def distributed(
         layout: ``replicated``: every rank rolls out everything, and a round exchanges all drifts: a rank sends
             (R - 1) W N / R numbers. ``sharded``: a rank keeps 1/R of parameters, moments and trajectory, and a
             round exchanges parts of states and of drifts: 2 (R - 1) W N / R^2 numbers. The results are the same.
-        sub_batch: most states in one batch; ``None``: all of a rank's part. Given, the result does not depend on
-            the number of ranks to the last bit.
+        sub_batch: most states in one batch; ``None``: all of a rank's part, or with ``tolerance=0``, whose promise a
+            batch's rounding would break, one. Given, the result does not depend on the number of ranks to the last
+            bit.
         timeout: seconds that a rank may be silent before it is named and the run ends.
 
     Returns:
@@ -230,6 +202,31 @@ def deal(count: int, sub_batch: int | None, ranks: int) -> list[Batches]:
     return [batches[a:b] for a, b in pairwise(ends)]
 
 
+def digest(state: State) -> str:
+    """A short name for the values of a state."""
+    found = hashlib.sha256()
+    for part in (state.params, state.moments, state.buffers):
+        for name, tensor in part.items():
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
+    return found.hexdigest()[:12]
+
+
+def _check_same_start(communicator: Communicator, first: State) -> None:
+    """See that all ranks begin alike.
+
+    Raises:
+        ValueError: they do not.
+    """
+    gathered = communicator.all_gather_object([digest(first), first.step, torch.get_num_threads()])
+    for what, values in zip(("state", "step", "number of threads"), zip(*gathered, strict=True), strict=True):
+        if len(set(values)) > 1:
+            raise ValueError(
+                f"all ranks must begin with the same {what}, got {', '.join(map(str, values))}; seed what makes "
+                "the state, or give evaluator=dp.evaluate.serial for a chain of its own on each rank"
+            )
+
+
 def _try(
     process: Process, batches: Sequence[Sequence[State]]
 ) -> tuple[list[Drift] | None, BaseException | None]:
@@ -238,43 +235,3 @@ def _try(
         return attempt_all(process, batches), None
     except Exception as error:
         return None, error
-
-
-def _tensors(drift: Drift, plan: ShardSpec | None = None, rank: int = 0) -> list[Tensor]:
-    """What a rank is to have of a drift."""
-    grads = [plan.part(n, g, rank) if plan else g for n, g in drift.grads.items()]
-    return [*grads, *drift.aux.values()]
-
-
-def _shapes(row: list[Any], plan: ShardSpec | None, rank: int) -> list[tuple[torch.dtype, Sequence[int]]]:
-    """Types and shapes of what a rank is to have of the drifts of a row."""
-    shapes: list[tuple[torch.dtype, Sequence[int]]] = []
-    for grads, aux in row:
-        for (name, *_), (dtype, shape) in zip(grads, flat_buffer.dtypes_and_shapes(grads), strict=True):
-            shapes.append((dtype, _length(plan, name, rank) if plan and shape else shape))
-        shapes += flat_buffer.dtypes_and_shapes(aux)
-    return shapes
-
-
-def _size(row: list[Any], plan: ShardSpec | None, rank: int) -> int:
-    return flat_buffer.num_bytes(_shapes(row, plan, rank))
-
-
-def _length(plan: ShardSpec, name: str, rank: int) -> tuple[int]:
-    a, b = plan.spans[name][rank]
-    return (b - a,)
-
-
-def _key(form: Any) -> int:
-    """63 bits that stand for a description."""
-    return int.from_bytes(hashlib.sha256(json.dumps(form).encode()).digest()[:8], "big") >> 1
-
-
-def _digest(state: State) -> str:
-    """A short name for the values of a state."""
-    digest = hashlib.sha256()
-    for part in (state.params, state.moments, state.buffers):
-        for name, tensor in part.items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
-    return digest.hexdigest()[:12]

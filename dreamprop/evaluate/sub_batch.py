@@ -18,7 +18,7 @@ class SmallerBatch(UserWarning):
 
 
 def check_sub_batch(sub_batch: int | None) -> None:
-    """Raise what is wrong with it."""
+    """Raise ``ValueError`` where a most of states in one batch is no count."""
     if sub_batch is not None and (not isinstance(sub_batch, Integral) or sub_batch < 1):
         raise ValueError(
             f"sub_batch must be >= 1, got {sub_batch!r}; use null to evaluate all states at once"
@@ -48,8 +48,8 @@ def attempt(process: Process, batch: Sequence[State]) -> list[Drift] | None:
         MemoryError: it is a single state that does not fit.
     """
     try:
-        if len(batch) > 1 and hasattr(process, "drift_window"):
-            found: list[Drift] = process.drift_window(list(batch))
+        if len(batch) > 1 and process.fused:
+            found = process.drift_window(list(batch))
             if len(found) != len(batch):
                 raise ValueError(
                     f"drift_window must return {len(batch)} drifts, got {len(found)}; give one a state"

@@ -7,8 +7,9 @@ from typing import Any
 
 from dreamprop.config.schedule_checks import check_name, check_order, check_schedule
 from dreamprop.config.validate import number
+from dreamprop.guidance.weighting import WEIGHTINGS
 
-WEIGHTINGS = ("sds", "uniform", "fantasia3d")
+GUIDANCES = ("sds-guidance",)
 
 
 @dataclass(frozen=True)
@@ -62,5 +63,5 @@ class GuidanceConfig:
         check_order(f"{key}.min_step_percent", lowest, f"{key}.max_step_percent", highest)
         if self.grad_clip is not None:
             check_schedule(f"{key}.grad_clip", self.grad_clip, 0)
-        check_name(f"{key}.weighting_strategy", self.weighting_strategy, WEIGHTINGS)
+        check_name(f"{key}.weighting_strategy", self.weighting_strategy, tuple(WEIGHTINGS))
         number(f"{key}.resolution", self.resolution, 0, 8192, whole=True, remedy="use 0 for the model's own")

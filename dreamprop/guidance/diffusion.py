@@ -9,7 +9,7 @@ import importlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Model:
 
     unet: Any
     text_encoder: Any
+    """None once the prompts are embedded, see `without_text_encoder`."""
     tokenizer: Any
     vae: Any
     """None for a model of pixels."""
@@ -57,6 +58,14 @@ class Model:
         """Pixels along a side of the pictures that the model was trained on."""
         size = self.unet.config.sample_size
         return int(size[0] if isinstance(size, Sequence) else size) * self.vae_scale_factor
+
+    def without_text_encoder(self) -> Model:
+        """The same model, unable to embed: the memory of the text encoder is free from now on.
+
+        A T5-XXL encoder takes 9 GB in half precision on every rank, and prompts are embedded once.
+        """
+        self.text_encoder.to("meta")  # frees the weights whoever else holds the module
+        return replace(self, text_encoder=None)
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:

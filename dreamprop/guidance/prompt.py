@@ -12,27 +12,7 @@ from torch import Tensor
 
 from dreamprop.errors import InputError
 from dreamprop.guidance.diffusion import Model
-
-DIRECTIONS = ("side", "front", "back", "overhead")
-"""In the order of their numbers; where several hold, the last one does."""
-
-
-@dataclass(frozen=True)
-class Views:
-    """Where a side ends."""
-
-    front_threshold: float = 45.0
-    back_threshold: float = 45.0
-    overhead_threshold: float = 60.0
-
-    def direction(self, elevation: Tensor, azimuth: Tensor) -> Tensor:
-        """The number [N] in DIRECTIONS of what cameras at elevations and azimuths [N] see."""
-        turn = (azimuth + 180) % 360 - 180
-        found = torch.zeros_like(turn, dtype=torch.long)
-        found[turn.abs() < self.front_threshold] = 1
-        found[turn.abs() > 180 - self.back_threshold] = 2
-        found[elevation > self.overhead_threshold] = 3
-        return found
+from dreamprop.scenes.directions import DIRECTIONS, Views
 
 
 @dataclass(frozen=True)

@@ -17,34 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamprop.guidance.config import GuidanceConfig
 from dreamprop.guidance.diffusion import Model
 from dreamprop.guidance.prompt import Prompt
+from dreamprop.guidance.protocol import Draw
+from dreamprop.guidance.weighting import WEIGHTINGS
 from dreamprop.schedule import Schedule, schedule
-
-WEIGHTINGS = ("sds", "uniform", "fantasia3d")
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The random part of a gradient."""
-
-    timesteps: Tensor
-    """[N] int64"""
-    noise: Tensor
-    """[N, C, h, w] standard normal"""
-    posterior: Tensor | None
-    """[N, C, h, w] standard normal, for the latents of pictures; None for a model of pixels"""
-
-
-def weight(alphas_cumprod: Tensor, strategy: str) -> Tensor:
-    """w(t) for cumulative alphas of any shape."""
-    if strategy == "sds":
-        return 1 - alphas_cumprod
-    if strategy == "uniform":
-        return torch.ones_like(alphas_cumprod)
-    if strategy == "fantasia3d":
-        return alphas_cumprod.sqrt() * (1 - alphas_cumprod)
-    raise ValueError(f"weighting_strategy must be one of {', '.join(WEIGHTINGS)}, got {strategy!r}; use sds")
+from dreamprop.utils.transfer import filled
 
 
 def to_epsilon(prediction: Tensor, noisy: Tensor, alphas_cumprod: Tensor, kind: str) -> Tensor:
@@ -68,12 +47,12 @@ class SDS:
 
     model: Model
     prompt: Prompt
-    guidance_scale: Schedule = 100.0
-    weighting: str = "sds"
-    min_step_percent: Schedule = 0.02
-    max_step_percent: Schedule = 0.98
-    grad_clip: Schedule | None = None
-    resolution: int = 0
+    guidance_scale: Schedule = GuidanceConfig.guidance_scale
+    weighting: str = GuidanceConfig.weighting_strategy
+    min_step_percent: Schedule = GuidanceConfig.min_step_percent
+    max_step_percent: Schedule = GuidanceConfig.max_step_percent
+    grad_clip: Schedule | None = GuidanceConfig.grad_clip
+    resolution: int = GuidanceConfig.resolution
     """Pixels along a side of what the model sees; 0: what it was trained on."""
 
     @property
@@ -112,18 +91,17 @@ class SDS:
         Args:
             images: [N, 3, H, V] in [0, 1] at the model's resolution, in the graph.
             elevation, azimuth: [N] of their cameras, in degrees.
-            draw: of all N.
+            draw: of all N, on the device of the images.
             steps: [N] the step of the state that each belongs to.
 
         Returns:
             z [N, C, h, w] in the graph, and the gradient of the loss with respect to it, detached. The loss of a state
             is the mean over its pictures, so callers divide by B.
         """
-        model, device = self.model, images.device
-        z = model.encode(images, None if draw.posterior is None else draw.posterior.to(device))
+        model = self.model
+        z = model.encode(images, draw.posterior)
         with torch.no_grad():
-            timesteps = draw.timesteps.to(device)
-            noise = draw.noise.to(device)
+            timesteps, noise = draw.timesteps, draw.noise
             alphas_cumprod = model.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
             noisy = alphas_cumprod.sqrt() * z + (1 - alphas_cumprod).sqrt() * noise
             text = self.prompt.embeddings(elevation, azimuth)
@@ -133,7 +111,7 @@ class SDS:
             epsilon = to_epsilon(
                 eps_uncond + scale * (eps_text - eps_uncond), noisy, alphas_cumprod, model.prediction
             )
-            grad = weight(alphas_cumprod, self.weighting) * (epsilon - noise)
+            grad = WEIGHTINGS[self.weighting](alphas_cumprod) * (epsilon - noise)
             if self.grad_clip is not None:
                 bound = self._by_step(self.grad_clip, steps, z)
                 grad = torch.maximum(torch.minimum(grad, bound), -bound)
@@ -142,14 +120,4 @@ class SDS:
     @staticmethod
     def _by_step(value: Schedule, steps: Sequence[int], like: Tensor) -> Tensor:
         at = schedule(value)
-        return torch.tensor([at(s) for s in steps], device=like.device, dtype=torch.float32).view(-1, 1, 1, 1)
-
-
-def join(draws: Sequence[Draw]) -> Draw:
-    """The draws of several states as one."""
-    posteriors = [d.posterior for d in draws if d.posterior is not None]
-    return Draw(
-        torch.cat([d.timesteps for d in draws]),
-        torch.cat([d.noise for d in draws]),
-        torch.cat(posteriors) if posteriors else None,
-    )
+        return filled([at(s) for s in steps], like.device).view(-1, 1, 1, 1)

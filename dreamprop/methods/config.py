@@ -7,7 +7,7 @@ A *schedule* is a number or `[start_step, start_value, end_value, end_step]` (li
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dreamprop.config.schedule_checks import (
@@ -19,12 +19,14 @@ from dreamprop.config.schedule_checks import (
     staged,
 )
 from dreamprop.config.validate import number
-from dreamprop.guidance.config import GuidanceConfig, PromptConfig
+from dreamprop.guidance.config import GUIDANCES, GuidanceConfig, PromptConfig
 from dreamprop.optim import OPTIMIZERS
 from dreamprop.optim.options import check_options
 from dreamprop.scenes.config import (
     BACKGROUNDS,
     GEOMETRIES,
+    RANDOM_COLOR,
+    VOLUME_GRID,
     BackgroundConfig,
     GeometryConfig,
     MaterialConfig,
@@ -97,8 +99,8 @@ class LossConfig:
     """Squared differences between neighbours in a volume grid."""
 
     def __post_init__(self) -> None:
-        for name in ("lambda_sds", "lambda_orient", "lambda_sparsity", "lambda_opaque", "lambda_tv"):
-            check_schedule(f"system.loss.{name}", getattr(self, name), 0)
+        for entry in fields(self):
+            check_schedule(f"system.loss.{entry.name}", getattr(self, entry.name), 0)
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,16 @@ class OptimizerConfig:
 class SystemConfig:
     """The method's parts."""
 
-    geometry_type: str = "volume-grid"
+    geometry_type: str = VOLUME_GRID
     """`volume-grid` (a voxel grid, fast on CPUs) or `implicit-volume` (a hash grid and a small network)."""
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
     material: MaterialConfig = field(default_factory=MaterialConfig)
-    background_type: str = "random-color-background"
+    background_type: str = RANDOM_COLOR
     """`random-color-background` (soft, drawn anew for every picture) or `solid-color-background`."""
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
     renderer: RendererConfig = field(default_factory=RendererConfig)
     prompt_processor: PromptConfig = field(default_factory=PromptConfig)
-    guidance_type: str = "sds-guidance"
+    guidance_type: str = GUIDANCES[0]
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -139,4 +141,4 @@ class SystemConfig:
     def __post_init__(self) -> None:
         check_name("system.geometry_type", self.geometry_type, GEOMETRIES)
         check_name("system.background_type", self.background_type, BACKGROUNDS)
-        check_name("system.guidance_type", self.guidance_type, ("sds-guidance",))
+        check_name("system.guidance_type", self.guidance_type, GUIDANCES)

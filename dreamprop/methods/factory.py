@@ -9,6 +9,7 @@ from dreamprop.config.schedule_checks import given, refuse
 from dreamprop.methods.config import OptimizerConfig, SystemConfig
 from dreamprop.optim import OPTIMIZERS, Optimizer, ParamGroup
 from dreamprop.optim.options import check_options
+from dreamprop.scenes.config import IMPLICIT_VOLUME, VOLUME_GRID
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import Field
 from dreamprop.scenes.hash_grid import HashGrid
@@ -21,7 +22,7 @@ def make_field(system: SystemConfig) -> Field:
     density = Density(
         g.density_activation, g.density_scale, g.density_bias, g.density_blob_scale, g.density_blob_std
     )
-    if system.geometry_type == "volume-grid":
+    if system.geometry_type == VOLUME_GRID:
         return VoxelGrid(g.side(0), g.radius, density)
     e, n = g.pos_encoding_config, g.mlp_network_config
     return HashGrid(
@@ -38,8 +39,8 @@ def make_field(system: SystemConfig) -> Field:
     )
 
 
-RATES = {"volume-grid": 0.15, "implicit-volume": 0.01}
-"""Learning rates that suit the fields on the embedded model, where a config gives none."""
+RATES = {VOLUME_GRID: 0.15, IMPLICIT_VOLUME: 0.01}
+"""Learning rates where a config gives none: those that suit the fields on the embedded model."""
 
 
 def make_optimizer(

@@ -5,32 +5,34 @@ Legend: B pictures, H and V pixels down and across.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dreamprop.guidance.sds import SDS, Draw
+from dreamprop.guidance.protocol import Draw, Guidance
 from dreamprop.methods.config import DataConfig
 from dreamprop.rng import generator
 from dreamprop.scenes import background, cameras
 from dreamprop.scenes.config import MaterialConfig
+from dreamprop.utils.transfer import to_device
 
 
 @dataclass(frozen=True)
 class StepSample:
-    """What one step draws; on the CPU."""
+    """What one step draws: a function of (seed, step) and of nothing else."""
 
     size: tuple[int, int, int]
-    """B, H, V"""
+    """B pictures of H times V pixels."""
     uniform: Tensor
-    """[B, cameras.UNIFORMS]"""
+    """[B, cameras.UNIFORMS] numbers in [0, 1) that place the cameras and lights."""
     normal: Tensor
-    """[B, cameras.NORMALS]"""
+    """[B, cameras.NORMALS] standard normal numbers that perturb them."""
     shift: Tensor
     """[B H V] where samples lie in their intervals"""
     background: Tensor
-    """[B, background.UNIFORMS]"""
+    """[B, background.UNIFORMS] numbers in [0, 1) that make the backgrounds."""
     shaded: bool
     """Whether the light is on."""
     textureless: bool
@@ -38,8 +40,10 @@ class StepSample:
     guidance: Draw
 
 
-def draw_step(data: DataConfig, material: MaterialConfig, guidance: SDS, seed: int, step: int) -> StepSample:
-    """The draws of a step."""
+def draw_step(
+    data: DataConfig, material: MaterialConfig, guidance: Guidance, seed: int, step: int
+) -> StepSample:
+    """The draws of a step, on the CPU."""
     batch, height, width = data.size(step)
     uniform, normal = cameras.draw(batch, generator(seed, step, "cameras"))
     shaded = textureless = False
@@ -56,3 +60,15 @@ def draw_step(data: DataConfig, material: MaterialConfig, guidance: SDS, seed: i
         textureless=shaded and textureless,
         guidance=guidance.draw(batch, step, generator(seed, step, "guidance")),
     )
+
+
+def draw_steps(
+    data: DataConfig,
+    material: MaterialConfig,
+    guidance: Guidance,
+    seed: int,
+    steps: Sequence[int],
+    device: torch.device,
+) -> list[StepSample]:
+    """The draws of several steps, brought to a device in one copy."""
+    return to_device([draw_step(data, material, guidance, seed, step) for step in steps], device)

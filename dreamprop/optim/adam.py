@@ -8,12 +8,10 @@ from collections.abc import Sequence
 import torch
 
 from dreamprop.optim.base import Grouped, ParamGroup, Tensors
+from dreamprop.optim.moments import MomentKey, ahead, moment_key
 from dreamprop.schedule import Schedule
 from dreamprop.utils.foreach import Tensors as Many
 from dreamprop.utils.foreach import add, addcdiv, blocks, lerp, like, mul
-
-AHEAD = "/ahead/"
-"""Where a prediction keeps the direction it goes in; no parameter's moment is called that."""
 
 
 class Adam(Grouped):
@@ -48,14 +46,17 @@ class Adam(Grouped):
         self.moments = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if amsgrad else ("exp_avg", "exp_avg_sq")
 
     def update(self, params: Tensors, moments: Tensors, grads: Tensors, step: int) -> tuple[Tensors, Tensors]:
-        """One step with these gradients."""
+        """Parameters and moments after one step with these gradients, in new memory; `step` counts from 0."""
         self._check(params, moments, grads)
-        new_params, new_moments = dict(params), {k: m for k, m in moments.items() if not k.startswith(AHEAD)}
-        count = self._updates(moments, step) + 1
+        new_params, (moments, count) = dict(params), self._counted(moments, step)
+        new_moments = {key: m for key, m in moments.items() if not MomentKey.parse(key).cached}
+        count += 1
         for names, at in self._groups.values():
             o = at(step)
             bias1, bias2 = 1 - o["beta1"] ** count, 1 - o["beta2"] ** count
-            old = [[params[n] for n in names]] + [[moments[f"{n}/{m}"] for n in names] for m in self.moments]
+            old = [[params[n] for n in names]] + [
+                [moments[moment_key(n, m)] for n in names] for m in self.moments
+            ]
             new = [like(ts) for ts in old]
             for _, (grad, *pieces) in blocks([grads[n] for n in names], *old, *new):
                 g: Many = grad
@@ -78,7 +79,7 @@ class Adam(Grouped):
                 addcdiv(new_p, p, m, denominator, -(o["lr"] / bias1))
             new_params.update(zip(names, new[0], strict=True))
             for moment, tensors in zip(self.moments, new[1:], strict=True):
-                new_moments.update(zip((f"{n}/{moment}" for n in names), tensors, strict=True))
+                new_moments.update(zip((moment_key(n, moment) for n in names), tensors, strict=True))
         return new_params, new_moments
 
     def predict(self, params: Tensors, moments: Tensors, step: int) -> tuple[Tensors, Tensors]:
@@ -89,15 +90,13 @@ class Adam(Grouped):
         there is no mean, and the prediction is a copy.
         """
         self._check(params, moments)
-        new_params, new_moments = dict(params), dict(moments)
-        count = self._updates(moments, step)
+        new_params, (new_moments, count) = dict(params), self._counted(moments, step)
         for names, at in self._groups.values() if count else ():
             o = at(step)
-            if any(AHEAD + n not in moments for n in names):
-                new_moments.update(
-                    zip((AHEAD + n for n in names), self._ahead(names, moments, o, count), strict=True)
-                )
-            ps, ds = [params[n] for n in names], [new_moments[AHEAD + n] for n in names]
+            keys = [str(ahead(n)) for n in names]
+            if any(key not in moments for key in keys):
+                new_moments.update(zip(keys, self._ahead(names, moments, o, count), strict=True))
+            ps, ds = [params[n] for n in names], [new_moments[key] for key in keys]
             new_ps = like(ps)
             for _, (piece, d, new_p) in blocks(ps, ds, new_ps):
                 p: Many = piece
@@ -110,10 +109,13 @@ class Adam(Grouped):
     def _ahead(
         self, names: Sequence[str], moments: Tensors, o: dict[str, float], count: int
     ) -> list[torch.Tensor]:
-        """``m_hat / (sqrt(v_hat) + eps)`` of moments that have seen so many updates."""
+        """Directions ``m_hat / (sqrt(v_hat) + eps)``, one for each name, of moments that have seen `count` updates."""
         bias1, bias2 = 1 - o["beta1"] ** count, math.sqrt(1 - o["beta2"] ** count)
         top = "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
-        ms, vs = [moments[f"{n}/exp_avg"] for n in names], [moments[f"{n}/{top}"] for n in names]
+        ms, vs = (
+            [moments[moment_key(n, "exp_avg")] for n in names],
+            [moments[moment_key(n, top)] for n in names],
+        )
         ds = like(ms)
         for _, (m, v, d) in blocks(ms, vs, ds):
             denominator = torch._foreach_sqrt(v)

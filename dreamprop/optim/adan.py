@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from dreamprop.optim.base import Grouped, ParamGroup, Tensors
+from dreamprop.optim.moments import moment_key
 from dreamprop.schedule import Schedule
 from dreamprop.utils.foreach import blocks, like
 
@@ -43,14 +44,15 @@ class Adan(Grouped):
         super().__init__(groups, beta1=beta1, beta2=beta2, beta3=beta3, eps=eps, weight_decay=weight_decay)
 
     def update(self, params: Tensors, moments: Tensors, grads: Tensors, step: int) -> tuple[Tensors, Tensors]:
-        """One step with these gradients."""
+        """Parameters and moments after one step with these gradients, in new memory; `step` counts from 0."""
         self._check(params, moments, grads)
-        new_params, new_moments = dict(params), dict(moments)
-        count = self._updates(moments, step)
+        new_params, (new_moments, count) = dict(params), self._counted(moments, step)
         for names, at in self._groups.values():
             o = at(step)
             bias1, bias2, bias3 = (1 - o[f"beta{i}"] ** (count + 1) for i in (1, 2, 3))
-            old = [[params[n] for n in names]] + [[moments[f"{n}/{m}"] for n in names] for m in self.moments]
+            old = [[params[n] for n in names]] + [
+                [moments[moment_key(n, m)] for n in names] for m in self.moments
+            ]
             new = [like(ts) for ts in old]
             for _, (g, *pieces) in blocks([grads[n] for n in names], *old, *new):
                 g_old = pieces[4]
@@ -67,14 +69,13 @@ class Adan(Grouped):
                 _descend(p, m, d, n, o, bias1, bias2, bias3)
             new_params.update(zip(names, new[0], strict=True))
             for moment, tensors in zip(self.moments, new[1:], strict=True):
-                new_moments.update(zip((f"{n}/{moment}" for n in names), tensors, strict=True))
+                new_moments.update(zip((moment_key(n, moment) for n in names), tensors, strict=True))
         return new_params, new_moments
 
     def predict(self, params: Tensors, moments: Tensors, step: int) -> tuple[Tensors, Tensors]:
         """One step as if every running mean stayed what it is; before the first update a copy."""
         self._check(params, moments)
-        new_params, new_moments = dict(params), dict(moments)
-        count = self._updates(moments, step)
+        new_params, (new_moments, count) = dict(params), self._counted(moments, step)
         if count == 0:
             return new_params, new_moments
         kept = self.moments[:3]
@@ -82,7 +83,7 @@ class Adan(Grouped):
             o = at(step)
             bias1, bias2, bias3 = biases = [1 - o[f"beta{i}"] ** count for i in (1, 2, 3)]
             growth = [(1 - o[f"beta{i + 1}"] ** (count + 1)) / bias for i, bias in enumerate(biases)]
-            old = [[params[n] for n in names]] + [[moments[f"{n}/{m}"] for n in names] for m in kept]
+            old = [[params[n] for n in names]] + [[moments[moment_key(n, m)] for n in names] for m in kept]
             new = [like(ts) for ts in old]
             for _, pieces in blocks(*old, *new):
                 for source, target in zip(pieces[:4], pieces[4:], strict=True):
@@ -92,7 +93,7 @@ class Adan(Grouped):
                     torch._foreach_mul_(target, scale)
             new_params.update(zip(names, new[0], strict=True))
             for moment, tensors in zip(kept, new[1:], strict=True):
-                new_moments.update(zip((f"{n}/{moment}" for n in names), tensors, strict=True))
+                new_moments.update(zip((moment_key(n, moment) for n in names), tensors, strict=True))
         return new_params, new_moments
 
 
@@ -106,7 +107,7 @@ def _descend(
     bias2: float,
     bias3: float,
 ) -> None:
-    """Move p, in place, along ``m_hat + beta2 d_hat``."""
+    """Move parameters, in place, along ``m_hat + beta2 d_hat``: the last line of the algorithm, decay included."""
     denominator = torch._foreach_sqrt(list(n))
     torch._foreach_div_(denominator, math.sqrt(bias3))
     torch._foreach_add_(denominator, o["eps"])

@@ -9,13 +9,12 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from dreamprop.optim.moments import SKIPPED, moment_key
 from dreamprop.process import Group
 from dreamprop.schedule import Schedule, schedule
 from dreamprop.state import check_names
 
 Tensors = dict[str, Tensor]
-SKIPPED = "/skipped"
-"""How many updates were left out, among the moments; no parameter's moment is called that."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,15 @@ class Optimizer(Protocol):
 
 
 class Grouped:
-    """Parameter groups and their options by step."""
+    """An optimiser's parameter groups, and their options as functions of the step.
+
+    Args:
+        groups: parameters with their learning rates; each parameter is in one group.
+        options: by name the values of the optimiser's options, which a group may override.
+
+    Raises:
+        ValueError: a group has an unknown option, or shares a parameter or its label with another.
+    """
 
     elementwise = True
     moments: tuple[str, ...] = ()
@@ -96,17 +103,29 @@ class Grouped:
         self._names = dict.fromkeys(seen)
 
     def init(self, params: Tensors) -> Tensors:
-        """Moments before the first update: zeros."""
+        """Moments before the first update: zeros of the shape of their parameter."""
         check_names("the optimiser's groups", self._names, params)
-        return {f"{name}/{m}": p.new_zeros(p.shape) for name, p in params.items() for m in self.moments}
+        return {moment_key(name, m): p.new_zeros(p.shape) for name, p in params.items() for m in self.moments}
 
     def skip_update(self, moments: Tensors) -> Tensors:
-        """Moments that know of one update less than there were steps."""
-        return {**moments, SKIPPED: moments.get(SKIPPED, torch.zeros((), dtype=torch.int64)) + 1}
+        """Moments that know of one update less than there were steps.
 
-    def _updates(self, moments: Tensors, step: int) -> int:
-        """Updates before a step."""
-        return step - int(moments[SKIPPED]) if SKIPPED in moments else step
+        The count lies in the memory of the host, as the step counts of ``torch.optim`` do, so that no update waits
+        for the device to know its bias correction.
+        """
+        skipped = int(moments[SKIPPED]) if SKIPPED in moments else 0
+        return {**moments, SKIPPED: torch.tensor(skipped + 1, device="cpu")}
+
+    def _counted(self, moments: Tensors, step: int) -> tuple[Tensors, int]:
+        """Moments with the count of left-out updates on the host, and the number of updates before a step.
+
+        A state that was moved to a device as a whole took its count along: it is read once, and the states that
+        follow have it on the host.
+        """
+        if SKIPPED not in moments:
+            return dict(moments), step
+        skipped = moments[SKIPPED].cpu()
+        return {**moments, SKIPPED: skipped}, step - int(skipped)
 
     def groups(self, step: int) -> Mapping[str, Group]:
         """Each parameter group with its learning rate at this step."""
@@ -116,8 +135,8 @@ class Grouped:
         check_names("the optimiser's groups", self._names, params)
         for m in self.moments:
             for name in params:
-                if f"{name}/{m}" not in moments:
-                    raise ValueError(f"moments must hold {name}/{m}; take them from init(params)")
+                if (key := moment_key(name, m)) not in moments:
+                    raise ValueError(f"moments must hold {key}; take them from init(params)")
         if grads is not None:
             check_names("grads", grads, params)
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
+from dreamprop.optim.moments import MomentKey
 from dreamprop.state import check_names
 
 
@@ -69,7 +70,7 @@ def resize_moments(
     """
     resized = dict(moments)
     for key, moment in moments.items():
-        if key.rpartition("/")[0] in names and moment.ndim:
+        if MomentKey.parse(key).parameter in names and moment.ndim:
             rows = moment[index]
             if fresh is not None:
                 rows[fresh] = 0

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from dreamprop.optim.base import Grouped, ParamGroup, Tensors
+from dreamprop.optim.moments import moment_key
 from dreamprop.process import Group
 from dreamprop.schedule import Schedule
 from dreamprop.utils.foreach import Tensors as Many
@@ -50,14 +51,14 @@ class SGD(Grouped):
         return {label: replace(group, step=None) for label, group in super().groups(step).items()}
 
     def update(self, params: Tensors, moments: Tensors, grads: Tensors, step: int) -> tuple[Tensors, Tensors]:
-        """One step down the gradient."""
+        """Parameters and moments after one step down the gradient, in new memory; `step` counts from 0."""
         self._check(params, moments, grads)
-        new_params, new_moments = dict(params), dict(moments)
+        new_params, (new_moments, count) = dict(params), self._counted(moments, step)
         for names, at in self._groups.values():
             o = at(step)
             lists = [[params[n] for n in names], [grads[n] for n in names]]
             if self.moments:
-                lists.append([moments[f"{n}/momentum_buffer"] for n in names])
+                lists.append([moments[moment_key(n, "momentum_buffer")] for n in names])
             news = [like(lists[0]), *(like(ts) for ts in lists[2:])]
             for _, (p, grad, *rest) in blocks(*lists, *news):
                 g: Many = grad
@@ -69,7 +70,7 @@ class SGD(Grouped):
                     g = torch._foreach_add(g, p, alpha=o["weight_decay"])
                 if self.moments:
                     b, new_b = rest[0], rest[2]
-                    if self._updates(moments, step) == 0:
+                    if count == 0:
                         torch._foreach_copy_(new_b, g)
                     else:
                         torch._foreach_copy_(new_b, b)
@@ -79,19 +80,20 @@ class SGD(Grouped):
                 torch._foreach_add_(new_p, g, alpha=-o["lr"])
             new_params.update(zip(names, news[0], strict=True))
             if self.moments:
-                new_moments.update(zip((f"{n}/momentum_buffer" for n in names), news[1], strict=True))
+                new_moments.update(
+                    zip((moment_key(n, "momentum_buffer") for n in names), news[1], strict=True)
+                )
         return new_params, new_moments
 
     def predict(self, params: Tensors, moments: Tensors, step: int) -> tuple[Tensors, Tensors]:
         """One step as if the gradient equalled its running mean; a copy where there is none to go by."""
         self._check(params, moments)
-        new_params, new_moments = dict(params), dict(moments)
-        count = self._updates(moments, step)
+        new_params, (new_moments, count) = dict(params), self._counted(moments, step)
         if count == 0 or not self.moments:
             return new_params, new_moments
         for names, at in self._groups.values():
             o = at(step)
-            ps, bs = [params[n] for n in names], [moments[f"{n}/momentum_buffer"] for n in names]
+            ps, bs = [params[n] for n in names], [moments[moment_key(n, "momentum_buffer")] for n in names]
             weight = _weight(count, o["momentum"], o["dampening"])  # b = weight * mean of g
             grown = o["momentum"] + (1 - o["dampening"]) / weight  # b' = grown * b
             length = 1 / weight + o["momentum"] * grown if self.nesterov else grown
@@ -102,12 +104,12 @@ class SGD(Grouped):
                 torch._foreach_copy_(new_b, b)
                 torch._foreach_mul_(new_b, grown)
             new_params.update(zip(names, new_ps, strict=True))
-            new_moments.update(zip((f"{n}/momentum_buffer" for n in names), new_bs, strict=True))
+            new_moments.update(zip((moment_key(n, "momentum_buffer") for n in names), new_bs, strict=True))
         return new_params, new_moments
 
 
 def _weight(count: int, momentum: float, dampening: float) -> float:
-    """What the buffer sums to after so many updates with gradients of 1."""
+    """What the momentum buffer sums to after `count` updates with gradients of 1: the scale of a mean in it."""
     tail = momentum ** (count - 1)
     later = count - 1 if momentum == 1 else (1 - tail) / (1 - momentum)
     return tail + (1 - dampening) * later

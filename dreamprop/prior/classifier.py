@@ -154,8 +154,10 @@ class Judge(nn.Module):
         return [label == wanted for label in self.label(images)]
 
     @torch.no_grad()
-    def find(self, images: Tensor, shape: str) -> dict[str, list[str]]:
-        """What the judge says in each image of each part that the shape has: `there`, `missing` or `hidden`."""
+    def find(self, images: Tensor, prompt: Prompt) -> dict[str, list[str]]:
+        """What the judge says in each image of each part that the prompt's shape has: `there`, `missing` or `hidden`;
+        nothing of two objects."""
+        shape = None if prompt.relation else prompt.objects[0][0]
         chosen = torch.cat([self(chunk).parts.argmax(-1) for chunk in images.split(64)])
         return {
             part: [ANSWERS[i] for i in chosen[:, column].tolist()]

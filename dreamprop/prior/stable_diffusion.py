@@ -102,7 +102,7 @@ def make_autoencoder(seed: int, widths: Sequence[int] = (16, 32, 32)) -> Autoenc
     return vae
 
 
-def make_unet(seed: int, widths: Sequence[int] = (32, 64, 96)) -> UNet2DConditionModel:
+def make_unet(seed: int, widths: Sequence[int] = (32, 64, 128)) -> UNet2DConditionModel:
     """An untrained U-Net, from a seed; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = arguments(
         "train the latent model's autoencoder", "outputs/stable-diffusion",
-        steps=2500, batch=8, lr=2e-3, views=800, pair_views=60,
+        steps=7500, batch=16, lr=2e-3, views=800, pair_views=60,
     )  # fmt: skip
     p.add_argument("--divergence", type=float, default=1e-4, help="weight of the divergence")
     p.add_argument("--test-views", type=int, default=20, help="fresh views a shape to test on")

@@ -145,12 +145,12 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = arguments(
         "train the latent model's U-Net and text encoder", "outputs/stable-diffusion",
-        steps=6000, batch=16, lr=1e-3, views=800, pair_views=60,
+        steps=12500, batch=32, lr=1.5e-3, views=800, pair_views=60,
     )  # fmt: skip
     p.add_argument("--keep", type=float, default=0.999, help="of the averaged weights, at every step")
     p.add_argument("--latents", type=int, default=40960, help="pictures that are encoded, a multiple of 64")
     p.add_argument("--pairs", type=float, default=0.4, help="share of pictures with two objects")
-    p.add_argument("--widths", type=int, nargs="+", default=[32, 64, 96], help="channels of the U-Net")
+    p.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128], help="channels of the U-Net")
     p.add_argument(
         "--autoencoder-widths", type=int, nargs="+", default=[16, 32, 32], help="channels of the autoencoder"
     )

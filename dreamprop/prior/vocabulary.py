@@ -56,7 +56,7 @@ ALIKE = {
 }  # fmt: skip
 """Colours that people write and the model never saw, with those it knows that come nearest."""
 PAGE = "dreamprop/prior/vocabulary.py"
-"""Where all words are."""
+"""The file that a refusal names for the whole vocabulary."""
 TOLD = 3
 """How many unknown words are told with what is near them."""
 

@@ -1,103 +1,132 @@
-"""What a run does after a round: settle with the other processes whether to stop, save and draw when it is time."""
+"""What runs do after their rounds, one idea a class: save, draw, look whether anything is left to see, stop."""
 
-import sys
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from dreamprop.distributed.communicator import Communicator
-from dreamprop.distributed.layout import REPLICATED
-from dreamprop.runs import resume
-from dreamprop.runs.artifacts import images
+from dreamprop.runs.config import CheckpointConfig
 from dreamprop.runs.empty_scene import Emptiness
-from dreamprop.runs.experiment import Experiment
+from dreamprop.runs.loop import Callback
 from dreamprop.solver.solution import Round
 from dreamprop.solver.window import Window
 from dreamprop.state import State
-from dreamprop.utils import atomic_io
 from dreamprop.utils.signals import Guard, Interrupted
 
-EMPTY = 0.005
-"""Mean opacity of a picture in which there is nothing to see."""
+
+def passed(round: Round, every: int) -> bool:
+    """Whether a round came to a multiple of so many steps or beyond it, before the end of the run; 0: never."""
+    return (
+        every > 0
+        and round.step // every > (round.step - round.stride) // every
+        and round.step < round.num_steps
+    )
 
 
-class RunCallback:
-    """Follows a run, on every rank; the first one writes.
+class Checkpointing(Callback):
+    """Saves what was accepted: every so many steps or seconds, at the end, and whenever it is asked to.
 
     Args:
-        process: for the previews.
-        experiment: how often.
-        place: the folder of the run.
+        save: writes a window to the disk.
+        config: how often.
         window: what the run begins from.
-        communicator: the processes of the run.
-        guard: tells of signals.
+        lead: whether this is the process that writes.
     """
 
     def __init__(
-        self,
-        process: Any,
-        experiment: Experiment,
-        place: Path,
-        window: Window,
-        communicator: Communicator,
-        guard: Guard,
+        self, save: Callable[[Window], object], config: CheckpointConfig, window: Window, lead: bool
     ) -> None:
-        self.process, self.experiment, self.place, self.communicator, self.guard = (
-            process,
-            experiment,
-            place,
-            communicator,
-            guard,
-        )
         self.window = window
         """The last accepted state with what lies ahead of it; in layout `sharded` the last one brought together."""
-        self._step = window.states[0].step
+        self._save, self._config, self._lead = save, config, lead
         self._saved: int | None = None
-        self._emptiness = Emptiness(EMPTY, "mean opacity")
         self._when = time.monotonic()
 
-    def __call__(self, round: Round) -> None:
-        """Take what a round found.
+    def due(self, round: Round) -> bool:
+        """Whether it is time, by the clock of the process that writes or by steps."""
+        late = 0 < self._config.train_time_interval <= time.monotonic() - self._when
+        return (self._lead and late) or passed(round, self._config.every_n_train_steps)
 
-        Raises:
-            Interrupted: a signal reached one of the processes; what was accepted is in `window`.
-        """
-        config = self.experiment.config
-        before, self._step = self._step, round.step
+    def on_window(self, window: Window) -> None:
+        """Keep what was accepted."""
+        self.window = window
 
-        def due(every: int) -> bool:
-            return every > 0 and round.step // every > before // every and round.step < round.num_steps
+    def on_due(self, round: Round) -> None:
+        """Save what was accepted."""
+        self.save()
 
-        interval = config.checkpoint.train_time_interval
-        late = self.communicator.rank == 0 and 0 < interval <= time.monotonic() - self._when
-        stop, late = self.communicator.any(self.guard.asked is not None, late)
-        save = late or due(config.checkpoint.every_n_train_steps)
-        if stop or save or round.layout is REPLICATED:
-            self.window = round.window
-        if save:
-            self.save()
-        if due(config.output.preview_every_n_steps):
-            state, size = round.state, config.output.view_size
-            if self.communicator.rank == 0:
-                self.look(state)
-                views = self.process.render_views(state, num_views=4, width=size, height=size)
-                images.write_bytes(self.place / "preview.png", images.png(images.side_by_side(views)))
-        if stop:
-            raise Interrupted(self.guard.asked)
-
-    def look(self, state: State) -> None:
-        """Warn, once, if nothing is left of the scene."""
-        if hasattr(self.process, "opacity"):
-            self._emptiness.look(state.step, self.process.opacity(state))
+    def on_end(self, state: State) -> None:
+        """Save the last state."""
+        self.window = Window((state,))
+        self.save()
 
     def save(self) -> None:
-        """Save the last accepted state, unless it is saved already; the first rank does it for all."""
+        """Save what was accepted last, unless it is saved already."""
         self._when = time.monotonic()
         step = self.window.states[0].step
-        if self.communicator.rank == 0 and step != self._saved:
-            if not (self.place / "config.yaml").is_file():
-                print(f"note: {self.place / 'config.yaml'} vanished, and is written again", file=sys.stderr)
-                atomic_io.make_folder(self.place)
-                resume.keep_config(self.place, self.experiment)
-            resume.save(self.place, self.experiment, self.window)
+        if self._lead and step != self._saved:
+            self._save(self.window)
             self._saved = step
+
+
+class Preview(Callback):
+    """Draws the accepted state every so many steps.
+
+    Args:
+        draw: makes the picture.
+        every: steps between two pictures; 0: none.
+        lead: whether this is the process that writes.
+    """
+
+    def __init__(self, draw: Callable[[State], object], every: int, lead: bool) -> None:
+        self._draw, self._every, self._lead = draw, every, lead
+
+    def due(self, round: Round) -> bool:
+        """Whether a picture is due."""
+        return passed(round, self._every)
+
+    def on_due(self, round: Round) -> None:
+        """Draw the accepted state."""
+        state = round.state
+        if self._lead:
+            self._draw(state)
+
+
+class WatchForEmptiness(Preview):
+    """Warns, once, if nothing is left of the scene: looks when a preview is drawn, and at the end.
+
+    Args:
+        emptiness: says it.
+        held: how much a state still shows.
+        every: steps between two looks; 0: at the end only.
+        lead: whether this is the process that looks.
+    """
+
+    def __init__(self, emptiness: Emptiness, held: Callable[[State], float], every: int, lead: bool) -> None:
+        super().__init__(lambda state: emptiness.look(state.step, held(state)), every, lead)
+
+    def on_end(self, state: State) -> None:
+        """Look at the result."""
+        if self._lead:
+            self._draw(state)
+
+
+class StopOnSignal(Callback):
+    """Ends the run on all processes at the same round when one of them got a signal.
+
+    Args:
+        guard: tells of signals.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def due(self, round: Round) -> bool:
+        """Whether a signal waits."""
+        return self._guard.asked is not None
+
+    def on_due(self, round: Round) -> None:
+        """End the run.
+
+        Raises:
+            Interrupted: always.
+        """
+        raise Interrupted(self._guard.asked)

@@ -1,19 +1,29 @@
-"""The settings of a run that do not depend on the method, as frozen dataclasses that check themselves."""
+"""The settings of a run that do not depend on the method, as frozen dataclasses that check themselves.
+
+What `dreamprop.solve` takes too has its default there, and its words where they mean something; both are read, not
+written again.
+"""
 
 import math
 from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
 
 from dreamprop.adapters.purity import GPU_TOLERANCE
 from dreamprop.config.validate import choose, number
-from dreamprop.solver.audit import SHARE
+from dreamprop.distributed.process_group import TIMEOUT
+from dreamprop.evaluate import EVALUATORS
+from dreamprop.evaluate.distributed import LAYOUTS
+from dreamprop.runs.artifacts.config import ExportConfig, OutputConfig
+from dreamprop.solver.controller import AGGREGATES, ERROR_RULES
+from dreamprop.solver.nonfinite import ON_NONFINITE
+from dreamprop.solver.picard import solve
+from dreamprop.solver.predict import PREDICTORS
 
-ERROR_RULES = ("step", "paper")
-AGGREGATES = ("median", "mean", "middle")
-PREDICTORS = ("momentum", "hold")
-EVALUATORS = ("batched", "serial", "distributed")
-LAYOUTS = ("replicated", "sharded")
-ON_NONFINITE = ("stop", "skip")
 PURITY = ("strict", "warn")
+"""What may become of a run whose steps turn out to be no functions of their state."""
+SOLVE: dict[str, Any] = {name: given.default for name, given in signature(solve).parameters.items()}
+"""The defaults of `dreamprop.solve`, by argument."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,9 @@ class TrainerConfig:
 
     max_steps: int = 120
     """Optimiser steps."""
+    deterministic: bool = False
+    """Whether PyTorch takes deterministic algorithms alone: on CUDA sums come in any order otherwise, and two runs
+    differ in their last bits. Slower."""
 
     def __post_init__(self) -> None:
         number("trainer.max_steps", self.max_steps, 1, 1e9, whole=True, remedy="use 120")
@@ -31,19 +44,19 @@ class TrainerConfig:
 class ParallelConfig:
     """How the chain is solved; the words are those of `dreamprop.solve`."""
 
-    window: int = 8
+    window: int = SOLVE["window"]
     """Steps evaluated together; 1 is the sequential run."""
-    tolerance: float = 1.0
+    tolerance: float = SOLVE["tolerance"]
     """Largest error of an accepted guess, in nominal optimiser steps (rule `step`)."""
-    error_rule: str = "step"
+    error_rule: str = SOLVE["error_rule"]
     """`step`, or `paper` (arXiv:2311.17082, algorithm 1)."""
-    threshold: float | None = None
+    threshold: float | None = SOLVE["threshold"]
     """First threshold of the rule `paper`, on the mean square times 1e6; null: the paper's."""
-    decay: float = 0.9
+    decay: float = SOLVE["decay"]
     """How much of the threshold the rule `paper` keeps each round."""
-    aggregate: str = "median"
+    aggregate: str = SOLVE["aggregate"]
     """What of a window's errors moves the threshold: `median`, `mean`, or `middle` (the published code's)."""
-    predictor: str = "momentum"
+    predictor: str = SOLVE["predictor"]
     """The guess for steps new in the window: `momentum` or `hold`."""
     evaluator: str | None = None
     """`batched` (all states of a window in one evaluation), `serial`, `distributed` (every process its part), or
@@ -51,24 +64,24 @@ class ParallelConfig:
     (`window: 1` and `tolerance: 0`)."""
     sub_batch: int | None = None
     """States in one batch at most; null: all of a device's share."""
-    layout: str = "replicated"
+    layout: str = LAYOUTS[0]
     """Where states live on several processes: `replicated` (everywhere) or `sharded` (a part of each tensor on each
     process: less memory and less to send)."""
-    on_nonfinite: str = "stop"
+    on_nonfinite: str = SOLVE["on_nonfinite"]
     """What a drift that is not finite does: `stop`, or `skip` its update as a gradient scaler does, and count it."""
-    audit: float = SHARE
+    audit: float = SOLVE["audit"]
     """Share of the accepted steps whose drift is evaluated again at the state that was accepted, to report what the
     tolerance gave up; 0: none."""
     buffer_units: dict[str, float] = field(default_factory=dict)
     """By name or pattern of a buffer, the relative difference that counts as one nominal step (0.1 by default; `.inf`
     leaves it out), as in `{"*.occs": .inf}`."""
-    purity: str = "strict"
+    purity: str = PURITY[0]
     """What becomes of a run when a step of a threestudio system is found to be no function of its state: `strict` ends
     it, `warn` says so and goes on."""
     purity_tolerance: float = GPU_TOLERANCE
     """Relative difference that two evaluations of a step may have on a GPU, where sums come in any order; on a CPU they
     must be equal."""
-    timeout: float = 600.0
+    timeout: float = TIMEOUT
     """Seconds that another process may be silent before it is named and the run ends."""
 
     def __post_init__(self) -> None:
@@ -88,15 +101,15 @@ class ParallelConfig:
                 )
         number(f"{key}.purity_tolerance", self.purity_tolerance, 0, 1, remedy=f"use {GPU_TOLERANCE}")
         number(f"{key}.timeout", self.timeout, 0, 1e7, above=True, unit="seconds", remedy="use 600")
-        choose(self.error_rule, ERROR_RULES, "parallel.error_rule")
+        choose(self.error_rule, list(ERROR_RULES), "parallel.error_rule")
         if self.error_rule == "paper":  # which a tolerance of 0, the proof, cannot come with
             number("parallel.tolerance", self.tolerance, 0, above=True, remedy="use parallel.error_rule=step")
-        choose(self.aggregate, AGGREGATES, "parallel.aggregate")
-        choose(self.predictor, PREDICTORS, "parallel.predictor")
+        choose(self.aggregate, list(AGGREGATES), "parallel.aggregate")
+        choose(self.predictor, list(PREDICTORS), "parallel.predictor")
         if self.evaluator is not None:
-            choose(self.evaluator, EVALUATORS, "parallel.evaluator")
+            choose(self.evaluator, list(EVALUATORS), "parallel.evaluator")
         choose(self.layout, LAYOUTS, "parallel.layout")
-        choose(self.on_nonfinite, ON_NONFINITE, "parallel.on_nonfinite")
+        choose(self.on_nonfinite, list(ON_NONFINITE), "parallel.on_nonfinite")
         choose(self.purity, PURITY, "parallel.purity")
 
 
@@ -120,53 +133,6 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
-class OutputConfig:
-    """The pictures of a run."""
-
-    views: int = 8
-    """Views in `views.png` and for the judge, evenly around the object."""
-    view_size: int = 64
-    """Pixels along a side of a view."""
-    elevation: float = 25.0
-    """Height of the cameras of all pictures, in degrees."""
-    turntable_frames: int = 36
-    """Frames of one turn."""
-    turntable_size: int = 128
-    """Pixels along a side of a frame."""
-    turntable_fps: int = 12
-    """Frames a second."""
-    preview_every_n_steps: int = 50
-    """Steps between two pictures `preview.png` while the run goes on; 0: none."""
-
-    def __post_init__(self) -> None:
-        for name, high in (
-            ("views", 1000), ("view_size", 8192), ("turntable_frames", 10_000), ("turntable_size", 8192),
-            ("turntable_fps", 100),
-        ):  # fmt: skip
-            number(f"output.{name}", getattr(self, name), 1, high, whole=True)
-        number("output.elevation", self.elevation, -90, 90, unit="degrees", remedy="use 25")
-        every = self.preview_every_n_steps
-        number("output.preview_every_n_steps", every, 0, 1e9, whole=True, remedy="use 0 for none")
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """How the surface is taken out of a density."""
-
-    resolution: int = 96
-    """Grid points along a side of the cube."""
-    threshold: float = 5.0
-    """Density of the surface, per unit of length."""
-    smallest_part: float = 0.1
-    """Loose parts that enclose a smaller share of what the largest one does are left out."""
-
-    def __post_init__(self) -> None:
-        number("export.resolution", self.resolution, 8, 1024, whole=True, remedy="use 96")
-        number("export.threshold", self.threshold, 0, above=True, remedy="use 5")
-        number("export.smallest_part", self.smallest_part, 0, 1, below=True, remedy="use 0.1")
-
-
-@dataclass(frozen=True)
 class ExperimentConfig:
     """A whole run; `build.schema` adds the blocks `data` and `system` of the method."""
 
@@ -181,7 +147,7 @@ class ExperimentConfig:
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`."""
     system_type: str = "dreamfusion-system"
-    """The method."""
+    """The method, by the name that threestudio has for its system."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -107,7 +107,7 @@ def held(place: Path) -> Iterator[None]:
 
 
 def _locked(path: Path) -> int:
-    """A handle of a locked file."""
+    """Lock a file; returns its handle, which is the lock."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

@@ -5,9 +5,9 @@ import os
 import socket
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from dreamprop.runs.experiment import Experiment, retag
+from dreamprop.runs.experiment import tagged
 from dreamprop.utils import atomic_io
 
 MARK = ".launch"
@@ -28,15 +28,20 @@ def mark(place: Path) -> None:
         atomic_io.write_text(place / MARK, name)
 
 
-def begun(experiment: Experiment) -> Path | None:
-    """The folder of a run of this launch, with this config, that is not finished; the last one begun."""
-    name, parent = launch(), Path(experiment.config.exp_root_dir) / experiment.config.name
+def begun(parent: Path, tree: DictConfig) -> Path | None:
+    """The folder of a run of this launch, with this config, that is not finished; the last one begun.
+
+    Args:
+        parent: where the runs of a name are.
+        tree: the config.
+    """
+    name = launch()
     if name is None or not os.path.isdir(parent):
         return None
     marks = sorted(parent.glob(f"*/{MARK}"), key=lambda mark: mark.stat().st_mtime)
     for place in (mark.parent for mark in reversed(marks) if mark.read_text(encoding="utf-8") == name):
         config = place / "config.yaml"
-        ours = OmegaConf.to_yaml(retag(experiment, place.name).tree)
+        ours = OmegaConf.to_yaml(tagged(tree, place.name))
         if not (place / "summary.json").exists() and config.is_file() and config.read_text() == ours:
             return place
     return None

@@ -1,7 +1,7 @@
 """From a config to a process: the table of methods, and the one that a config asks for."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -64,28 +64,20 @@ class Experiment:
     tree: DictConfig
     """The same, resolved, as OmegaConf has it."""
 
-    @property
-    def prompt(self) -> str:
-        """What is made."""
-        return str(self.config.system.prompt_processor.prompt)
-
-    @property
-    def embedded(self) -> bool:
-        """Whether a shipped model makes it."""
-        return str(self.config.system.guidance.pretrained_model_name_or_path) in prior.MODELS
-
-    @property
-    def method(self) -> Method:
-        """What makes it."""
-        return METHODS[self.config.system_type]
+    prompt: str
+    """What the run is to make."""
+    method: str
+    """The name of the method that makes it."""
+    judged: str
+    """The prompt that the shipped judge can look for: one that a shipped model was given; else nothing."""
 
 
-def retag(experiment: Experiment, tag: str) -> Experiment:
-    """The same experiment under the tag of the folder it got."""
-    tree = experiment.tree.copy()
+def tagged(tree: DictConfig, tag: str) -> DictConfig:
+    """The same config under the tag of the folder it got."""
+    tree = tree.copy()
     OmegaConf.set_readonly(tree, False)
     tree.tag = tag
-    return Experiment(replace(experiment.config, tag=tag), tree)
+    return tree
 
 
 def load(path: Path | str, arguments: Sequence[str] = ()) -> Experiment:
@@ -101,15 +93,14 @@ def load(path: Path | str, arguments: Sequence[str] = ()) -> Experiment:
     layers = [configs.read(path), configs.overrides(arguments)]
     tree_schema = schema(configs.word(layers, "system_type", ExperimentConfig.system_type))
     tree = configs.merge(tree_schema, layers)
+    if not tree.tag:
+        tree = tagged(tree, folders.tag_of(str(tree.system.prompt_processor.prompt)))
     config = cast(Any, configs.build(tree_schema, tree))
-    if not config.tag:
-        tag = folders.tag_of(str(config.system.prompt_processor.prompt))
-        OmegaConf.set_readonly(tree, False)
-        tree.tag = tag
-        config = configs.build(tree_schema, tree)
     folders.component(config.name, "name")
     folders.component(config.tag, "tag")
-    return Experiment(config, tree)
+    prompt = str(config.system.prompt_processor.prompt)
+    embedded = str(config.system.guidance.pretrained_model_name_or_path) in prior.MODELS
+    return Experiment(config, tree, prompt, METHODS[config.system_type].name, prompt if embedded else "")
 
 
 def make_process(experiment: Experiment) -> Any:
@@ -125,11 +116,10 @@ def make_process(experiment: Experiment) -> Any:
         InputError: a setting that only the parts can judge is wrong: a word, a model folder, a type.
     """
     config = experiment.config
-    device = device_of(config.device)
-    return experiment.method.process(
+    return METHODS[config.system_type].process(
         config.data,
         config.system,
         seed=config.seed,
         max_steps=config.trainer.max_steps,
-        device=device,
+        device=device_of(config.device),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from dreamprop.runs.loop import Callback
 from dreamprop.solver.solution import Round
 from dreamprop.utils.atomic_io import make_folder, replacing, writing
 
@@ -18,7 +19,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class RoundLog:
+class RoundLog(Callback):
     """The rounds of a run, in memory and in `metrics.csv`, and for TensorBoard where that is installed.
 
     Columns: `round` (from 0), `step` (accepted up to), `stride` (steps accepted), `drifts` (evaluated),
@@ -68,7 +69,7 @@ class RoundLog:
 
     @property
     def drifts(self) -> int:
-        """Drifts evaluated so far."""
+        """How many drifts all rounds so far have evaluated."""
         return sum(int(row["drifts"]) for row in self.rows)
 
     @property
@@ -78,7 +79,7 @@ class RoundLog:
 
     @property
     def skipped(self) -> int:
-        """Updates left out so far."""
+        """How many updates were left out so far, because a gradient was not finite."""
         return sum(int(row["skipped"]) for row in self.rows)
 
     @property
@@ -91,7 +92,7 @@ class RoundLog:
         """Seconds of all rounds so far, by part."""
         return {lap: sum(float(row[f"seconds_{lap}"]) for row in self.rows) for lap in LAPS}
 
-    def add(self, round: Round) -> None:
+    def on_round(self, round: Round) -> None:
         """Write the line of a round.
 
         Raises:

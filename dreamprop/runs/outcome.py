@@ -26,9 +26,9 @@ class Outcome:
     summary: dict[str, Any]
     """What its `summary.json` holds."""
     log: RoundLog
-    """Its rounds."""
+    """The rounds that it took."""
     state: State
-    """Where it ended."""
+    """The state that it arrived at."""
     views: Sequence[Tensor]
     """[N] pictures [3, H, W] of the result, in [0, 1] or 8 bits of it, in the same order for every run; may be none."""
     turntable: bytes

@@ -5,16 +5,18 @@ import time
 from types import TracebackType
 from typing import Self
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dreamprop.runs.loop import Callback
 from dreamprop.solver.solution import Round
+from dreamprop.state import State
 
 PLAIN_SECONDS = 10.0
 """Seconds between two plain lines where there is no terminal."""
 
 
-class Bar:
+class Progress(Callback):
     """Step, rounds, stride, error and time left of one run, on standard error.
 
     Args:
@@ -28,22 +30,22 @@ class Bar:
         self.label, self.first, self.last, self.rounds = label, first, last, rounds
         self._began = self._told = time.monotonic()
         self._console = Console(file=sys.stderr)
-        self._progress: Progress | None = None
+        self._bar: progress.Progress | None = None
         if self._console.is_terminal:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("rounds {task.fields[rounds]}  stride {task.fields[stride]}"),
-                TextColumn("error {task.fields[error]:.2f}"),
-                TimeRemainingColumn(),
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn("rounds {task.fields[rounds]}  stride {task.fields[stride]}"),
+                progress.TextColumn("error {task.fields[error]:.2f}"),
+                progress.TimeRemainingColumn(),
                 console=self._console,
             )
 
     def __enter__(self) -> Self:
-        if self._progress:
-            self._progress.start()
-            self._task = self._progress.add_task(
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task(
                 self.label, total=self.last, completed=self.first, rounds=self.rounds, stride=0, error=0.0
             )
         return self
@@ -51,15 +53,20 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._progress:
-            self._progress.stop()
+        if self._bar:
+            self._bar.stop()
 
-    def show(self, round: Round) -> None:
+    def on_end(self, state: State) -> None:
+        """Take the bar off the terminal when the last step is taken: what follows is printed below it."""
+        if self._bar and state.step >= self.last:
+            self._bar.stop()
+
+    def on_round(self, round: Round) -> None:
         """Show what a round did."""
         self.rounds += 1
         error = max(round.errors[: round.stride], default=0.0)
-        if self._progress:
-            self._progress.update(
+        if self._bar:
+            self._bar.update(
                 self._task, completed=round.step, rounds=self.rounds, stride=round.stride, error=error
             )
             return

@@ -9,12 +9,10 @@ import torch
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
-from dreamprop.runs.experiment import Experiment
-from dreamprop.runs.metrics import RoundLog
-from dreamprop.runs.parallel import evaluator_name
+from dreamprop.runs.loop import RunSettings, evaluator_name
+from dreamprop.runs.recording import Recording
 from dreamprop.solver import audit
 from dreamprop.state import State
-from dreamprop.utils.device import device_of
 
 SUMS = (
     "rounds", "drifts", "speedup_rounds", "wall_seconds", "seconds_per_step", "skipped", "audit", "seconds",
@@ -24,40 +22,53 @@ SUMS = (
 
 def summarize(
     process: Any,
-    experiment: Experiment,
     state: State,
-    log: RoundLog,
+    settings: RunSettings,
+    record: Recording,
     communicator: Communicator,
     *,
-    sequential: bool,
+    prompt: str,
+    method: str,
+    seed: int,
 ) -> dict[str, Any]:
-    """The numbers of a run, as `summary.json` holds them."""
-    config = experiment.config
-    steps, rounds, seconds = state.step, len(log.rows), log.wall_seconds
-    device = device_of(config.device)
+    """The numbers of a run, as `summary.json` holds them.
+
+    Args:
+        process: the chain.
+        state: where it ended.
+        settings: how far it went, and in which way.
+        record: its rounds and its memory.
+        communicator: the processes that shared its windows.
+        prompt: what it made.
+        method: by which method.
+        seed: of the draws of its steps.
+    """
+    log, parallel, alone = record.log, settings.parallel, settings.sequential
+    steps, rounds, seconds, device = state.step, len(log.rows), log.wall_seconds, record.peak.device
     told: dict[str, Any] = {
-        "prompt": experiment.prompt,
-        "method": experiment.method.name,
+        "prompt": prompt,
+        "method": method,
         "steps": steps,
         "rounds": rounds,
         "drifts": log.drifts,
         "speedup_rounds": steps / rounds if rounds else 1.0,
         "wall_seconds": seconds,
-        "seconds_per_step": seconds / steps,
-        "window": 1 if sequential else config.parallel.window,
-        "tolerance": config.parallel.tolerance,
-        "error_rule": config.parallel.error_rule,
-        "evaluator": "serial" if sequential else evaluator_name(process, config.parallel, communicator),
-        "world_size": 1 if sequential else communicator.size,
-        "layout": "replicated" if sequential else config.parallel.layout,
-        "sub_batch": None if sequential else config.parallel.sub_batch,
+        "seconds_per_step": seconds / max(steps, 1),
+        "window": 1 if alone else parallel.window,
+        "tolerance": parallel.tolerance,
+        "error_rule": parallel.error_rule,
+        "evaluator": evaluator_name(process, settings, communicator),
+        "world_size": 1 if alone else communicator.size,
+        "layout": "replicated" if alone else parallel.layout,
+        "sub_batch": None if alone else parallel.sub_batch,
         "skipped": log.skipped,
         "audit": audit.summary(log.audits),
         "seconds": log.laps,
+        "peak_memory_bytes": record.peak.bytes,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "dtype": str(next(iter(state.params.values())).dtype).removeprefix("torch."),
-        "seed": config.seed,
+        "seed": seed,
         "versions": versions(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

@@ -37,13 +37,13 @@ class Cameras:
     """N cameras and their lights."""
 
     elevation: Tensor
-    """[N]"""
+    """[N] angles above the horizon, in degrees."""
     azimuth: Tensor
-    """[N]"""
+    """[N] angles around the vertical axis, in degrees; 0 is in front of the object."""
     distance: Tensor
     """[N] from the origin, before perturbations"""
     position: Tensor
-    """[N, 3]"""
+    """[N, 3] places of the cameras."""
     axes: Tensor
     """[N, 3, 3] rows: to the right, up, and back from the scene to the camera, in world coordinates"""
     fovy: Tensor
@@ -70,11 +70,17 @@ def look_at(position: Tensor, center: Tensor, up: Tensor) -> Tensor:
     return torch.stack([right, torch.linalg.cross(back, right), back], -2)
 
 
+def _upright(like: Tensor) -> Tensor:
+    """The z axis [N, 3], made where `like` [N, 3] is."""
+    up = torch.zeros_like(like)
+    up[..., 2] = 1.0
+    return up
+
+
 def orbit(elevation: Tensor, azimuth: Tensor, distance: Tensor, fovy: Tensor) -> Cameras:
     """Unperturbed cameras that look at the origin, each with its light at its own place; all [N]."""
     position = direction(elevation, azimuth) * distance[:, None]
-    up = torch.tensor([0.0, 0.0, 1.0], device=position.device).expand_as(position)
-    axes = look_at(position, torch.zeros_like(position), up)
+    axes = look_at(position, torch.zeros_like(position), _upright(position))
     return Cameras(elevation, azimuth, distance, position, axes, fovy, position)
 
 
@@ -93,8 +99,8 @@ def place(uniform: Tensor, normal: Tensor, ranges: Ranges) -> Cameras:
     u = uniform.unbind(-1)  # each [W, B]
     low, high = ranges.elevation
     # half of them uniform in the angle, half uniform on the sphere
-    sines = torch.tensor([low, high], device=uniform.device).deg2rad().sin()
-    on_sphere = (sines[0] + (sines[1] - sines[0]) * u[1]).clamp(-1, 1).asin().rad2deg()
+    lowest, highest = torch.tensor([low, high]).deg2rad().sin()  # scalars on the CPU: arguments of kernels
+    on_sphere = (lowest + (highest - lowest) * u[1]).clamp(-1, 1).asin().rad2deg()
     elevation = torch.where(u[0] < 0.5, low + (high - low) * u[1], on_sphere)
     share = u[2]
     if ranges.batch_uniform_azimuth:
@@ -110,7 +116,7 @@ def place(uniform: Tensor, normal: Tensor, ranges: Ranges) -> Cameras:
     shift = uniform[..., 6:9].reshape(-1, 3) * 2 - 1
     n_center, n_up, n_light = normal.reshape(-1, NORMALS).split(3, dim=-1)
     position = steady.position + ranges.camera_perturb * shift
-    up = F.normalize(ranges.up_perturb * n_up + torch.tensor([0.0, 0.0, 1.0], device=n_up.device), dim=-1)
+    up = F.normalize(ranges.up_perturb * n_up + _upright(n_up), dim=-1)
     axes = look_at(position, ranges.center_perturb * n_center, up)
     light = F.normalize(position + ranges.light_position_perturb * n_light, dim=-1) * light_distance[:, None]
     return Cameras(elevation, azimuth, distance, position, axes, fovy, light)

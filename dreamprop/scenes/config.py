@@ -7,11 +7,10 @@ from typing import Any
 
 from dreamprop.config.schedule_checks import check_milestones, check_name, check_numbers, check_staged, staged
 from dreamprop.config.validate import number
+from dreamprop.scenes.density import ACTIVATIONS, BIASES
 
-GEOMETRIES = ("volume-grid", "implicit-volume")
-BACKGROUNDS = ("random-color-background", "solid-color-background")
-ACTIVATIONS = ("softplus", "exp")
-BIASES = ("blob_magic3d", "blob_dreamfusion", "none")
+VOLUME_GRID, IMPLICIT_VOLUME = GEOMETRIES = ("volume-grid", "implicit-volume")
+RANDOM_COLOR, SOLID_COLOR = BACKGROUNDS = ("random-color-background", "solid-color-background")
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ class GeometryConfig:
         ):  # fmt: skip
             number(f"{key}.{name}", getattr(self, name), low, 1e6)
         number(f"{key}.density_blob_scale", self.density_blob_scale, -1e6, 1e6)
-        check_name(f"{key}.density_activation", self.density_activation, ACTIVATIONS)
-        check_name(f"{key}.density_bias", self.density_bias, BIASES)
+        check_name(f"{key}.density_activation", self.density_activation, tuple(ACTIVATIONS))
+        check_name(f"{key}.density_bias", self.density_bias, tuple(BIASES))
         check_milestones(f"{key}.resolution_milestones", self.resolution_milestones)
         check_staged(f"{key}.resolution", self.resolution, self.resolution_milestones, 4, 1024)
 
@@ -116,15 +115,16 @@ class MaterialConfig:
 
 @dataclass(frozen=True)
 class RendererConfig:
-    """Volume rendering."""
+    """How rays are sampled and which samples are skipped."""
 
     num_samples_per_ray: int = 32
     """Samples along the ball's diameter; shorter chords take fewer at the same spacing."""
     prune_alpha: float = 0.01
-    """Samples whose cell is emptier than this opacity are skipped; 0 skips none. A third of the samples is left then
-    by the middle of a run, to no visible loss."""
+    """Cells are skipped whose matter along 1/32 of the ball's diameter has less opacity than this, however many
+    samples a ray takes; 0 skips none. A third of the samples is left then by the middle of a run, to no visible
+    loss."""
     eval_num_samples_per_ray: int = 96
-    """The same for pictures of a result."""
+    """Samples along the ball's diameter for pictures of a result."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples_per_ray", "eval_num_samples_per_ray"):

@@ -5,23 +5,30 @@ Legend: points are [..., 3] in world units.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softplus": F.softplus,
+    "exp": lambda biased: biased.clamp(max=15).exp(),
+}
+"""From `raw + bias` to density per unit of scale."""
+BIASES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
+    "blob_magic3d": lambda square, scale, std: scale * (1 - square.sqrt() / std),
+    "blob_dreamfusion": lambda square, scale, std: scale * torch.exp(-0.5 * square / std**2),
+    "none": lambda square, scale, std: torch.zeros_like(square),
+}
+"""From r^2 = |x|^2, scale and standard deviation s of the blob to the bias: a cone `scale (1 - r / s)`
+(arXiv:2211.10440), a Gaussian `scale exp(-r^2 / (2 s^2))` (arXiv:2209.14988, appendix A.2), or 0."""
+
 
 @dataclass(frozen=True)
 class Density:
-    """`sigma(x) = scale * activation(raw(x) + bias(x))`.
-
-    The bias is a Gaussian (arXiv:2209.14988, appendix A.2) or a cone (arXiv:2211.10440), where r = |x|:
-
-        blob_dreamfusion:  blob_scale * exp(-r^2 / (2 blob_std^2))
-        blob_magic3d:      blob_scale * (1 - r / blob_std)
-    """
+    """`sigma(x) = scale * activation(raw(x) + bias(x))`."""
 
     activation: str = "softplus"
     scale: float = 1.0
@@ -31,22 +38,8 @@ class Density:
 
     def of(self, biased: Tensor) -> Tensor:
         """Density [...], in 1 / length, of `raw + bias` [...]."""
-        return (
-            F.softplus(biased) if self.activation == "softplus" else biased.clamp(max=15).exp()
-        ) * self.scale
-
-    def threshold(self, density: float) -> float:
-        """The value of `raw + bias` at which the density is the given one."""
-        x = density / self.scale
-        if self.activation == "softplus":
-            return math.log(math.expm1(x)) if x < 30 else x
-        return math.log(x)
+        return ACTIVATIONS[self.activation](biased) * self.scale
 
     def offset(self, points: Tensor) -> Tensor:
         """The bias [...] at points."""
-        if self.bias == "none":
-            return points.new_zeros(points.shape[:-1])
-        square = points.square().sum(-1)
-        if self.bias == "blob_dreamfusion":
-            return self.blob_scale * torch.exp(-0.5 * square / self.blob_std**2)
-        return self.blob_scale * (1 - square.sqrt() / self.blob_std)
+        return BIASES[self.bias](points.square().sum(-1), self.blob_scale, self.blob_std)

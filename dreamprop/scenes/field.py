@@ -17,14 +17,14 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Sampled:
-    """A field at points."""
+    """What a field is at M points in each of W states."""
 
     density: Tensor
-    """[W, M] in 1 / length"""
+    """[W, M] optical depth per unit of length."""
     color: Tensor
-    """[W, M, 3] in [0, 1]"""
+    """[W, M, 3] red, green and blue in [0, 1]."""
     normal: Tensor | None
-    """[W, M, 3] of unit length, where asked for: down the density"""
+    """[W, M, 3] unit vectors against the gradient of the density; ``None`` where they were not asked for."""
 
 
 class Field(Protocol):
@@ -32,7 +32,12 @@ class Field(Protocol):
 
     @property
     def radius(self) -> float:
-        """Of the ball."""
+        """Radius of the ball that the field fills, in units of length."""
+        ...
+
+    @property
+    def grows(self) -> bool:
+        """Whether the field has a resolution that `grow` changes."""
         ...
 
     def init(self, generator: torch.Generator) -> tuple[Tensors, Tensors]:
@@ -48,7 +53,11 @@ class Field(Protocol):
         ...
 
     def occupancy_mask(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
-        """Which cells [W, C, C, C] (bool; x, y, z) of the cube around the ball may exceed a density; None: all."""
+        """Which cells [W, C, C, C] (bool; x, y, z) of the cube around the ball may exceed a density; None: all.
+
+        The density is lowered to the mean of the field where that is less, as nerfacc's occupancy grids have it: a
+        scene that is thin everywhere is not skipped as a whole.
+        """
         ...
 
     def update_occupancy(

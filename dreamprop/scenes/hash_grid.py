@@ -19,10 +19,10 @@ from torch import Tensor
 
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import Sampled, Tensors
-from dreamprop.scenes.grid_lookup import cell, corners, gather, weights
+from dreamprop.utils.grid_encoding import PRIMES, Part, cell, dense_rows, gather, hashed_rows, weights
+from dreamprop.utils.transfer import to_device
 
 TABLE, LAYER, OCCUPANCY = "geometry.encoding", "geometry.network.{}", "geometry.occupancy"
-PRIMES = (1, 2654435761, 805459861)
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,16 @@ class HashGrid:
     difference: float = 0.02
     """Step of the difference quotients for normals, as a share of the radius."""
     cells: int = 24
-    """G"""
+    """G: occupancy cells along a side."""
     every: int = 16
     """Steps between two refreshes of the occupancy."""
     fade: float = 0.3
     """What is left of a remembered density at a refresh; short runs must be able to forget the blob they begin with."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether ``grow`` changes the resolution; a hash grid has one size."""
+        return False
 
     @property
     def sides(self) -> list[int]:
@@ -57,7 +62,7 @@ class HashGrid:
 
     @property
     def rows(self) -> list[int]:
-        """Rows by level."""
+        """Rows of the table that each level has, [L]."""
         return [min(side**3, 1 << self.log2_rows) for side in self.sides]
 
     def init(self, generator: torch.Generator) -> tuple[Tensors, Tensors]:
@@ -80,7 +85,9 @@ class HashGrid:
             density, color = self._query(params, points)
             return Sampled(density, color, None)
         step = self.difference * self.radius
-        around = torch.cat([torch.zeros(1, 3), torch.eye(3)]).to(points) * step
+        around = (
+            torch.eye(4, 3, device=points.device, dtype=points.dtype).roll(1, 0) * step
+        )  # [4, 3], the first 0
         every = (points[:, :, None] + around).flatten(1, 2)  # [W, 4 M, 3]
         density, color = self._query(params, every)
         at = density.view(*points.shape[:2], 4)
@@ -90,23 +97,28 @@ class HashGrid:
     def encode(self, table: Tensor, points: Tensor) -> Tensor:
         """Features [W, M, L F] of tables [W, T, F] at points [W, M, 3]."""
         count, many = points.shape[:2]
-        sides = torch.tensor(self.sides, device=points.device)
         position = points.reshape(-1, 3).t() / (2 * self.radius) + 0.5  # [3, W M] in [0, 1]
-        owner = torch.arange(count, device=points.device).repeat_interleave(many) * table.shape[1]
-        levels: list[Tensor] = []
-        first = 0
-        for side, rows in zip(sides.tolist(), self.rows, strict=True):
-            levels.append(self._level(table, position, owner + first, side, rows))
-            first += rows
+        owner = torch.arange(count, device=points.device).repeat_interleave(many)  # [W M]
+        # split, not sliced: the backward pass then puts the levels' gradients together once
+        tables = table.split(self.rows, dim=1)
+        levels = [
+            self._level(level.flatten(0, 1), position, owner * rows, side, rows)
+            for level, side, rows in zip(tables, self.sides, self.rows, strict=True)
+        ]
         return torch.cat(levels).view(-1, count, many).movedim(0, -1)
 
     def _level(self, table: Tensor, position: Tensor, first: Tensor, side: int, rows: int) -> Tensor:
-        def locate(part: slice) -> tuple[Tensor, Tensor]:
-            low, rest = cell(position[:, part] * (side - 1), side)
-            place = corners(low, side) if side**3 <= rows else hashed(low, rows)
-            return place + first[part, None], weights(rest)
+        """Features [F, W M] of one level, whose W tables of `rows` rows stand below each other."""
 
-        return gather(table.flatten(0, 1), locate, position.shape[1])
+        def locate(part: slice) -> Part:
+            low, rest = cell(position[:, part] * (side - 1), side)
+            if side**3 <= rows:
+                place = dense_rows(low.unbind()[::-1], (1, side, side**2))
+            else:
+                place = hashed_rows(low.unbind()[::-1], PRIMES[2::-1]) % rows
+            return place + first[part, None], weights(rest.unbind()[::-1])
+
+        return gather(table, locate, position.shape[1])
 
     def _query(self, params: Tensors, points: Tensor) -> tuple[Tensor, Tensor]:
         x = self.encode(params[TABLE], points)
@@ -118,9 +130,10 @@ class HashGrid:
         return self.density.of(biased), albedo.sigmoid()
 
     def occupancy_mask(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
-        """The cells [W, G, G, G] that are remembered above the density, and their neighbours."""
-        full = (buffers[OCCUPANCY] > density).float()
-        return F.max_pool3d(full, 3, stride=1, padding=1) > 0
+        """The cells [W, G, G, G] remembered above the density or, if that is less, the mean, and their neighbours."""
+        found = buffers[OCCUPANCY]
+        full = found > found.mean((1, 2, 3), keepdim=True).clamp(max=density)
+        return F.max_pool3d(full.float(), 3, stride=1, padding=1) > 0
 
     def update_occupancy(
         self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator
@@ -132,7 +145,7 @@ class HashGrid:
         return {**buffers, OCCUPANCY: torch.maximum(buffers[OCCUPANCY] * self.fade, now)}
 
     def updates_occupancy(self, step: int) -> bool:
-        """Every few steps."""
+        """Whether the way into a step refreshes the occupancy: at every multiple of `every`."""
         return step % self.every == 0
 
     @torch.no_grad()
@@ -141,23 +154,14 @@ class HashGrid:
         line = torch.arange(self.cells)
         low = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)
         inside = torch.rand(low.shape, generator=generator)
-        points = (((low + inside) * (2 / self.cells) - 1) * self.radius).to(device)
+        points = to_device(((low + inside) * (2 / self.cells) - 1) * self.radius, device)
         found, _ = self._query({name: p[None] for name, p in params.items()}, points[None])
         return found.view((self.cells,) * 3)
 
     def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:
-        """A hash grid has one size."""
+        """Whether ``grow`` changes the resolution; a hash grid has one size."""
         return params, moments
 
     def total_variation(self, params: Tensors) -> Tensor:
         """There are no neighbours to compare: 0 for each state."""
         return params[TABLE].new_zeros(len(params[TABLE]))
-
-
-def hashed(low: Tensor, rows: int) -> Tensor:
-    """Rows [M, 8] of the corners of cells [3, M]: `(x p1 xor y p2 xor z p3) mod rows` (arXiv:2201.05989, eq. 4)."""
-    x, y, z = (
-        torch.stack([axis, axis + 1], -1) * prime for axis, prime in zip(low, PRIMES, strict=True)
-    )  # [M, 2]
-    mixed = x[:, :, None, None] ^ y[:, None, :, None] ^ z[:, None, None, :]
-    return mixed.reshape(-1, 8) % rows

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import Sampled, Tensors
-from dreamprop.scenes.grid_lookup import cell, corners, gather, weights
+from dreamprop.utils.grid_encoding import Part, cell, dense_rows, gather, weights
 
 DENSITY, COLOR = "geometry.density", "geometry.color"
 
@@ -28,11 +28,16 @@ class VoxelGrid:
     """Vertices at the corners of the cells of [-radius, radius]^3; the blob's bias is interpolated like the rest."""
 
     resolution: int = 32
-    """R at step 0."""
+    """R: vertices along a side at step 0."""
     radius: float = 1.0
     density: Density = field(default_factory=Density)
     noise: float = 0.01
     """Standard deviation of the raw colours at the start."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether ``grow`` changes the resolution, as it does here."""
+        return True
 
     def init(self, generator: torch.Generator) -> tuple[Tensors, Tensors]:
         """Raw density [R, R, R] zero (the bias makes the blob), raw colour [R, R, R, 3] near grey."""
@@ -41,7 +46,7 @@ class VoxelGrid:
         return {DENSITY: torch.zeros(r, r, r), COLOR: color}, {}
 
     def groups(self) -> Mapping[str, tuple[str, ...]]:
-        """Density and colour."""
+        """The parameter groups: density and colour, each by itself."""
         return {DENSITY: (DENSITY,), COLOR: (COLOR,)}
 
     def query(self, params: Tensors, points: Tensor, normals: bool = False) -> Sampled:
@@ -56,9 +61,10 @@ class VoxelGrid:
         position = (points.reshape(-1, 3).t() / self.radius + 1) * ((side - 1) / 2)  # [3, W M]
         owner = torch.arange(count, device=raw.device).repeat_interleave(points.shape[1]) * side**3  # [W M]
 
-        def locate(part: slice) -> tuple[Tensor, Tensor]:
+        def locate(part: slice) -> Part:
             low, rest = cell(position[:, part], side)
-            return corners(low, side) + owner[part, None], weights(rest)
+            rows = dense_rows(low.unbind()[::-1], (1, side, side**2))
+            return rows + owner[part, None], weights(rest.unbind()[::-1])
 
         found = gather(table, locate, len(owner)).view(-1, *points.shape[:2])  # [4 or 7, W, M]
         density, albedo, *rest = found.split([1, 3, 3] if normals else [1, 3])
@@ -71,10 +77,11 @@ class VoxelGrid:
         return torch.stack(torch.gradient(raw, spacing=step, dim=(1, 2, 3)), -1)
 
     def occupancy_mask(self, params: Tensors, buffers: Tensors, density: float) -> Tensor | None:
-        """The cells [W, R-1, R-1, R-1] with a corner above the density."""
+        """The cells [W, R-1, R-1, R-1] with a corner above the density or, if that is less, above the mean of all."""
         raw = params[DENSITY].detach()
         biased = raw + _bias(self.density, self.radius, raw.shape[-1], raw.device)
-        full = biased > self.density.threshold(density)
+        found = self.density.of(biased)
+        full = found > found.mean((1, 2, 3), keepdim=True).clamp(max=density)
         full = full[:, 1:] | full[:, :-1]
         full = full[:, :, 1:] | full[:, :, :-1]
         return full[..., 1:] | full[..., :-1]
@@ -86,11 +93,11 @@ class VoxelGrid:
     def update_occupancy(
         self, params: Tensors, buffers: Tensors, step: int, generator: torch.Generator
     ) -> Tensors:
-        """There are no buffers."""
+        """The buffers as they are: occupancy is read off the grid itself, and nothing is kept."""
         return buffers
 
     def updates_occupancy(self, step: int) -> bool:
-        """Never."""
+        """Whether the way into a step refreshes the occupancy; here no step does."""
         return False
 
     def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:

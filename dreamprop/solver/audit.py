@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -19,7 +20,9 @@ from torch import Tensor
 from dreamprop.distributed.layout import Layout
 from dreamprop.rng import key
 from dreamprop.state import Drift, State
+from dreamprop.utils.exact_sum import partial_sums, piece_norms, total
 
+Evaluate = Callable[[Sequence[State]], list[Drift]]
 SHARE = 0.02
 """Share of the accepted steps that is looked at by default."""
 
@@ -44,30 +47,16 @@ class Audit:
         self._owed = 1.0  # so that a short run is looked at too
         self._waiting: list[tuple[State, Drift]] = []
 
-    def __call__(
-        self,
-        evaluate: Callable[[Sequence[State]], list[Drift]],
-        rolled: Sequence[State],
-        drifts: Sequence[Drift],
-        stride: int,
-        last: bool,
-        layout: Layout,
-    ) -> list[float]:
-        """Take note of a round, and evaluate what is waiting once it fills the processes.
+    def note(self, rolled: Sequence[State], drifts: Sequence[Drift], stride: int) -> None:
+        """Keep what is chosen of a round.
 
         Args:
-            evaluate: states to their drifts.
-            rolled: [W] the rolled-out states of the round.
-            drifts: [W] the drifts that they were rolled out with; the first was evaluated at its own state.
+            rolled: [F] the rolled-out states of the round.
+            drifts: [F] the drifts that they were rolled out with; the first was evaluated at its own state.
             stride: steps that the round accepted.
-            last: whether the run ends here.
-            layout: how states lie over processes.
-
-        Returns:
-            Relative differences found in this round, most often none.
         """
         if not self.share:
-            return []
+            return
         self._owed += self.share * stride
         # a guess was only behind the slots after the first
         slots = sorted(range(1, stride), key=lambda slot: key(0, rolled[slot].step, "audit"))
@@ -75,13 +64,26 @@ class Audit:
             slot = slots.pop(0)
             self._owed -= 1
             self._waiting.append((_stored(rolled[slot - 1]), _kept(drifts[slot])))
+
+    def run(self, evaluate: Evaluate, like: State, last: bool, layout: Layout) -> list[float]:
+        """Evaluate what is waiting once it fills the processes.
+
+        Args:
+            evaluate: states to their drifts.
+            like: a state that lies where those to evaluate are to lie.
+            last: whether the run ends here.
+            layout: how states lie over processes.
+
+        Returns:
+            Relative differences, most often none.
+        """
         if not self._waiting or not (last or len(self._waiting) >= self.slots):
             return []
         waiting, self._waiting = self._waiting, []
         found = []
         for first in range(0, len(waiting), self.slots):
             some = waiting[first : first + self.slots]
-            again = evaluate([_on(state, rolled[0]) for state, _ in some])
+            again = evaluate([_on(state, like) for state, _ in some])
             pairs = zip(some, again, strict=True)
             found += [relative_difference(state, drift, used, layout) for (state, used), drift in pairs]
         return found
@@ -96,15 +98,22 @@ def relative_difference(state: State, now: Drift, used: Drift, layout: Layout) -
         used: another one.
         layout: how states lie over processes, which must all ask together.
     """
-    rows = []
+    owners: list[int] = []
+    norms: list[Tensor] = []
     for name in sorted(now.grads.keys() | used.grads.keys()):
         if layout.counts(state, name):
             pair = [drift.grads.get(name) for drift in (now, used)]
             some = next(g for g in pair if g is not None)
-            a, b = (torch.zeros_like(some) if g is None else g.to(some.device) for g in pair)
-            rows.append(torch.stack([_square(t) for t in (a - b, a, b)]))
-    sums = torch.stack(rows).sum(0).tolist() if rows else [0.0] * 3
-    off, one, other = (math.fsum(column) for column in zip(*layout.gather([sums]), strict=True))
+            a, b = (torch.zeros_like(some) if g is None else g.detach().to(some.device) for g in pair)
+            columns, found = piece_norms(range(3), [a - b, a, b])
+            owners += columns
+            norms += found
+    values = torch.stack([norm.double() for norm in norms]).tolist() if norms else []
+    sums: list[list[float]] = [[], [], []]
+    for column, value in zip(owners, values, strict=True):
+        sums[column].append(value * value)
+    gathered = layout.gather([[partial_sums(terms) for terms in sums]])
+    off, one, other = (total(chain.from_iterable(parts)) for parts in zip(*gathered, strict=True))
     if not math.isfinite(off + one + other):
         return math.inf
     return math.sqrt(off / max(one, other)) if off else 0.0
@@ -129,11 +138,6 @@ def line(found: Mapping[str, Any] | None) -> str:
     return "audit: drifts used and drifts of {} accepted states differ by {} (median), {} (worst)".format(
         found["count"], *values
     )
-
-
-def _square(tensor: Tensor) -> Tensor:
-    wide = torch.promote_types(tensor.dtype, torch.float32)
-    return torch.linalg.vector_norm(tensor.detach(), dtype=wide) ** 2
 
 
 def _stored(state: State) -> State:

@@ -1,4 +1,4 @@
-"""Buffers along a chain: how far two of them differ, which counts as an error of a guess, and how counts go on."""
+"""Buffers along a chain: the unit in which a difference counts as an error of a guess, and how counts go on."""
 
 from __future__ import annotations
 
@@ -13,30 +13,6 @@ from dreamprop.state import State
 
 UNIT = 0.1
 """Relative difference of a buffer that counts as much as an error of one nominal step."""
-
-
-def distance(now: Tensor, then: Tensor) -> Tensor:
-    """How far two buffers of one shape differ, relative to their size: a scalar on their device.
-
-    * booleans: entries that differ, as a share of those that are set in either: of the occupied cells of a grid;
-    * integers, and floats that hold whole numbers alone (a count, a mask): 0 if equal, else infinite;
-    * other floats: ``||now - then|| / max(||now||, ||then||)``.
-    """
-    if now.dtype == torch.bool:
-        return (now ^ then).sum() / (now | then).sum().clamp(min=1)
-    same = now == then
-    unequal = torch.where(same.all(), 0.0, torch.inf)
-    if not (now.is_floating_point() or now.is_complex()):
-        return unequal
-    same |= now.isnan() & then.isnan()
-    wide = torch.float32 if now.dtype.itemsize < 4 else None
-    off = torch.linalg.vector_norm((now - then).masked_fill(same, 0), dtype=wide)
-    size = torch.maximum(*(torch.linalg.vector_norm(t, dtype=wide) for t in (now, then)))
-    relative = torch.where(off == 0, 0.0, off / size).float()
-    if now.is_complex():
-        return relative
-    whole = (now == now.round()).all() & (then == then.round()).all()
-    return torch.where(whole, unequal.to(relative.device), relative)
 
 
 class Units:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from dreamprop.errors import NonFiniteDrift
 from dreamprop.process import Process, group_of
 from dreamprop.solver.solution import Stats
@@ -29,13 +27,11 @@ def pass_over(process: Process, z: State, parameter: str, on_nonfinite: str, sta
 
 
 def skip_update(process: Process, state: State) -> State | None:
-    """The state a step later with the update left out, as a gradient scaler leaves it out; by ``process.skip_update``
-    if it has one. ``None`` where it would have other shapes and only the process knows which."""
-    if hasattr(process, "skip_update"):
-        passed: State = process.skip_update(state)
-        if passed.step != state.step + 1:
-            raise ValueError(
-                f"skip_update must return step {state.step + 1}, got {passed.step}; add one to the step"
-            )
-        return passed
-    return None if state.step + 1 in process.boundaries else replace(state, step=state.step + 1)
+    """The state a step later with the update left out, by ``process.skip_update``; ``None`` where it would have other
+    shapes and only the process could know which."""
+    passed = process.skip_update(state)
+    if passed is not None and passed.step != state.step + 1:
+        raise ValueError(
+            f"skip_update must return step {state.step + 1}, got {passed.step}; add one to the step"
+        )
+    return passed

@@ -1,7 +1,9 @@
 """Norms of a round: gradients, and how far rolled-out states are from their guesses.
 
 A slot is one step of the window; slot 0 is the accepted state. Shapes: W slots of a window, N named tensors.
-All norms of a round are taken on the device and read back together, once.
+Norms are taken on the device and read back together: once for the gradients, before anything is made of them, and once
+for the states. Sums of squares are the same however states lie over processes and however many threads there are: they
+are exact sums over the norms of pieces whose borders depend on the tensor alone.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import torch
 from torch import Tensor
 
 from dreamprop.distributed.layout import REPLICATED, Layout
-from dreamprop.process import Group
-from dreamprop.solver import buffers
+from dreamprop.process import Group, buffer_distance
 from dreamprop.solver.buffers import Units
 from dreamprop.state import Drift, State, check_shapes
+from dreamprop.utils.exact_sum import partial_sums, piece_norms, total
 from dreamprop.utils.foreach import blocks
 
+BufferDistance = Callable[[str, Tensor, Tensor], Tensor]
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -42,39 +45,36 @@ class Norms:
 def measure(
     guesses: Sequence[State],
     rolled: Sequence[State],
-    drifts: Sequence[Drift],
     groups: Sequence[Mapping[str, Group]],
+    *,
     exact: bool = False,
     layout: Layout = REPLICATED,
     units: Units | None = None,
-    distance: Callable[[str, Tensor, Tensor], Tensor] | None = None,
-) -> tuple[list[Norms], list[str | None]]:
-    """Norms of a round, read back from the device once.
+    distance: BufferDistance | None = None,
+) -> list[Norms]:
+    """How far rolled-out states are from their guesses, read back from the device once.
 
     Args:
-        guesses: [W] or [W + 1] the base and the guesses; with W + 1 the state behind the window counts too.
-        rolled: [W] rolled-out states; the i-th is held against the (i+1)-th guess.
-        drifts: [W] drifts evaluated at the first W guesses.
-        groups: [W] error groups of the updates.
+        guesses: the base and the guesses behind it.
+        rolled: [F] rolled-out states; the i-th is held against the (i+1)-th guess, where there is one.
+        groups: [W] error groups of the updates, W >= F.
         exact: compare bits too, buffers included.
         layout: how states lie over processes; the same numbers come out however they do.
         units: of the buffers' differences.
         distance: (name, rolled-out buffer, the guess's) to how far they differ; by the kind of their type by default.
 
     Returns:
-        norms: [W] of slots 1..W.
-        bad: [W] for each drift the first parameter whose gradient is not finite, else ``None``.
+        norms: [F] of slots 1..F.
     """
     reading = _Reading()
     norms: list[Norms] = []
     units = units or Units()
-    distance = distance or (lambda name, now, then: buffers.distance(now, then))
+    distance = distance or (lambda name, now, then: buffer_distance(now, then))
 
     def mine(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in named.items() if layout.counts(rolled[0], name)}
 
     for i, state in enumerate(rolled):
-        reading.norm(("grad", i), mine(drifts[i].grads))
         if i + 1 >= len(guesses):
             norms.append(Norms(None, {}, {}, False))
             continue
@@ -95,33 +95,52 @@ def measure(
                 reading.bits(("bits", i), list(mine(now).values()), [then[n] for n in mine(now)])
         count = {name: layout.numel(state, name) for name in named}
         norms.append(Norms(dict.fromkeys(named, 0.0), dict.fromkeys(measured, 0.0), count, False))
-    bad: list[str | None] = [None] * len(rolled)
-    suspects: list[tuple[int, str]] = []
-    for kind, i, name, value in layout.gather(reading.read()):
-        if kind == "grad":
-            if not math.isfinite(value):
-                suspects.append((i, name))
-        elif kind == "buffer":
+    squares: dict[tuple[str, int, str], list[float]] = {}
+    for kind, i, name, value in layout.gather(_rows(reading.read())):
+        if kind == "buffer":
             norms[i].buffers[name] = value
         elif kind == "bits":
-            norms[i].differs |= value != 0
+            norms[i].differs = True
         else:
-            sums = norms[i].moved if kind == "moved" else norms[i].error
-            assert sums is not None
-            sums[name] += value * value
-    if suspects:
-        for i, name in layout.gather([s for s in suspects if not _finite(drifts[s[0]].grads[s[1]])]):
-            if bad[i] is None:
-                bad[i] = name
-    return norms, bad
+            squares.setdefault((kind, i, name), []).append(value)
+    for (kind, i, name), parts in squares.items():
+        sums = norms[i].moved if kind == "moved" else norms[i].error
+        assert sums is not None
+        sums[name] = total(parts)
+    return norms
 
 
-def nonfinite(drift: Drift) -> str | None:
-    """The first parameter whose gradient holds a NaN or an Inf; waits for the device once."""
+def _rows(read: Sequence[tuple[str, int, str, float]]) -> list[tuple[str, int, str, float]]:
+    """What the processes tell each other of what they have read: kind, slot, name and a number.
+
+    Squares of one tensor come as a few numbers with the same exact sum, bits only where they differ.
+    """
+    rows: list[tuple[str, int, str, float]] = []
+    squares: dict[tuple[str, int, str], list[float]] = {}
+    for kind, i, name, value in read:
+        if kind in ("error", "moved"):
+            squares.setdefault((kind, i, name), []).append(value * value)
+        elif kind == "buffer" or value != 0:
+            rows.append((kind, i, name, value))
+    return rows + [(*key, part) for key, terms in squares.items() for part in partial_sums(terms)]
+
+
+def nonfinite(drifts: Sequence[Drift], state: State, layout: Layout = REPLICATED) -> list[str | None]:
+    """For each drift the first parameter whose gradient holds a NaN or an Inf, else ``None``; waits for the device
+    once.
+
+    Args:
+        drifts: [W] as they lie here.
+        state: one that they belong to.
+        layout: how states lie over processes, which must all ask together.
+    """
     reading = _Reading()
-    reading.norm(("grad", 0), drift.grads)
-    suspects = (name for *_, name, value in reading.read() if not math.isfinite(value))
-    return next((name for name in suspects if not _finite(drift.grads[name])), None)
+    for i, drift in enumerate(drifts):
+        reading.norm(("grad", i), {n: g for n, g in drift.grads.items() if layout.counts(state, n)})
+    suspects = [(i, name) for _, i, name, value in reading.read() if not math.isfinite(value)]
+    # a sum of squares that overflows looks like one
+    broken = set(layout.gather([(i, name) for i, name in suspects if not _finite(drifts[i].grads[name])]))
+    return [next((n for n in drift.grads if (i, n) in broken), None) for i, drift in enumerate(drifts)]
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -144,21 +163,20 @@ class _Reading:
     def norm(self, kind: tuple[str, int], tensors: Mapping[str, Tensor]) -> None:
         """Norm of each tensor: NaN and Inf show in it, and a sum of squares that overflows looks like one."""
         named = {name: t.detach() for name, t in tensors.items() if t.numel()}
-        for dtype in {t.dtype for t in named.values()}:
+        for dtype in dict.fromkeys(t.dtype for t in named.values()):
             some = {name: t for name, t in named.items() if t.dtype == dtype}
             wide = torch.float32 if dtype.itemsize < 4 else None
             self._add(kind, list(some), torch._foreach_norm(list(some.values()), ord=2, dtype=wide))
 
     def difference(self, kind: tuple[str, int], a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
-        """Norms of a - b, of the tensors of a."""
+        """Norms of a - b by piece, of the tensors of a."""
         names = [name for name, t in a.items() if t.numel() and (t.is_floating_point() or t.is_complex())]
-        for dtype in {a[name].dtype for name in names}:
+        for dtype in dict.fromkeys(a[name].dtype for name in names):
             some = [name for name in names if a[name].dtype == dtype]
-            # a sum of squares overflows in half precision
-            wide = torch.float32 if dtype.itemsize < 4 else None
-            for owners, (x, y) in blocks([a[n].detach() for n in some], [b[n].detach() for n in some]):
-                values = torch._foreach_norm(torch._foreach_sub(x, y), ord=2, dtype=wide)
-                self._add(kind, [some[k] for k in owners], values)
+            flat = [[tensors[name].detach().reshape(-1) for name in some] for tensors in (a, b)]
+            for owners, (x, y) in blocks(*flat):
+                owned, values = piece_norms(owners, torch._foreach_sub(x, y))
+                self._add(kind, [some[k] for k in owned], values)
 
     def bits(self, kind: tuple[str, int], a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
         """Whether any bit differs, or a value is not a number, for which equality says nothing."""
@@ -168,11 +186,11 @@ class _Reading:
             self._add(kind, [""], [((x.view(as_bits) != y.view(as_bits)) | (x != x)).any()])
 
     def value(self, kind: tuple[str, int], name: str, value: Tensor) -> None:
-        """A number that is known on the device."""
+        """Keep a number that is on the device."""
         self._add(kind, [name], [value])
 
     def read(self) -> list[tuple[str, int, str, float]]:
-        """Everything, in the order of the device's types; waits for the device once."""
+        """All rows (kind, slot, name, value); waits for the device once."""
         if not self._values:
             return []
         device = next(iter(self._values.values()))[0].device

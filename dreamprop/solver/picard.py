@@ -10,24 +10,21 @@ is sequential.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Integral
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from dreamprop.distributed.layout import REPLICATED, Layout
-from dreamprop.distributed.process_group import is_single_process
-from dreamprop.distributed.sharding import ShardedProcess
-from dreamprop.evaluate import EVALUATORS, Evaluator, batched, distributed
-from dreamprop.process import Process, groups
+from dreamprop import evaluate as evaluators
+from dreamprop.evaluate import Evaluator
+from dreamprop.process import Chain, as_process, groups
 from dreamprop.solver.audit import SHARE, Audit
 from dreamprop.solver.buffers import Units, trend
-from dreamprop.solver.controller import ERROR_RULES, Paper, Rule, Step
+from dreamprop.solver.controller import Controller, accept, make_controller
 from dreamprop.solver.nonfinite import ON_NONFINITE, pass_over
-from dreamprop.solver.norms import measure
+from dreamprop.solver.norms import measure, nonfinite
 from dreamprop.solver.predict import PREDICTORS
 from dreamprop.solver.rollout import rollout
 from dreamprop.solver.solution import Laps, Round, Solution, Stats, start
@@ -40,7 +37,7 @@ T = TypeVar("T")
 
 @reuse()
 def solve(
-    process: Process,
+    process: Chain,
     num_steps: int,
     window: int = 8,
     tolerance: float = 1.0,
@@ -101,67 +98,85 @@ def solve(
         RankLost: another process is gone or silent.
     """
     began = time.perf_counter()
-    rule = _rule(error_rule, window, tolerance, threshold, decay, aggregate)
+    check_window(window)
+    controller: Controller[Any] = make_controller(error_rule, tolerance, threshold, decay, aggregate)
     guess = _named("predictor", predictor, PREDICTORS)
     _named("on_nonfinite", on_nonfinite, ON_NONFINITE)
-    evaluate = _evaluator(process, evaluator, rule)
     units = Units(buffer_units)
-    first = start(process, num_steps, state)
-    if rule.moves and first.threshold is not None:
-        rule.limit = first.threshold
-    chain, layout = _spread(process, evaluate, first)
-    carried, moving = [layout.shard(state) for state in first.states], first.trend
-    check = Audit(0.0 if rule.exact else audit, getattr(getattr(evaluate, "communicator", None), "size", 1))
-    distance = getattr(process, "buffer_distance", None)
-    look = partial(measure, exact=rule.exact, layout=layout, units=units, distance=distance)
+    first = start(as_process(process), num_steps, state)
+    evaluate = evaluators.start(evaluator, as_process(process), first.states[0], controller.exact)
+    chain, layout = evaluate.process, evaluate.layout
+    limit = controller.init(first.threshold)
+    carried, moving = [layout.shard(z) for z in first.states], first.trend
     stop = _stop(stop, carried[0].step, num_steps)
+    audited = Audit(0.0 if controller.exact else audit, evaluate.size)
+    look = partial(
+        measure, exact=controller.exact, layout=layout, units=units, distance=chain.buffer_distance
+    )
     stats = Stats.begin(carried[0].step, stop)
+    del state, first  # what a round no longer needs is free while a window is evaluated
     while (base := carried[0]).step < stop:
         lap = Laps()
         end = end_of(base.step, window, num_steps, chain.boundaries)
         size = end - base.step
-        tail = rule.tail and end not in chain.boundaries
+        tail = controller.tail and end not in chain.boundaries
         guesses = fill(carried, size + tail, partial(guess, chain), moving)
+        del carried
         lap("guess")
 
-        drifts = evaluate(chain, guesses[:size])
-        if len(drifts) != size:
-            raise ValueError(f"evaluator must return a drift for each of {size} states, got {len(drifts)}")
-        lap("drift", exchange=getattr(evaluate, "seconds", 0.0))
+        drifts = evaluate(guesses[:size])
+        lap("drift", exchange=evaluate.seconds)
 
-        rolled = rollout(chain, base, drifts)
+        bad = nonfinite(drifts, base, layout)
+        num_finite = next((slot for slot, name in enumerate(bad) if name), size)
+        rolled = rollout(chain, base, drifts[:num_finite])
         lap("rollout")
 
-        named = [groups(chain, base, step) for step in range(base.step, end)]
-        norms, bad = look(guesses, rolled, drifts, named)
-        num_finite = next((slot for slot in range(size) if bad[slot] is not None), size)
-        behind = [rule(n, group) for n, group in zip(norms[:num_finite], named, strict=False)]
-        # [W] of the drifts' states
-        slot_errors = [0.0, *behind[:-1]] + [math.inf] * (size - max(num_finite, 1))
-        stride = next((slot for slot in range(size) if not slot_errors[slot] <= rule.limit), size)
-        stride = min(stride, stop - base.step)
-        rule.settle(behind[: len(guesses) - 1])
+        if num_finite:
+            named = [groups(chain, base, step) for step in range(base.step, end)]
+            norms = look(guesses, rolled, named)
+            stride, errors, limit = accept(controller, norms, named, limit)
+            stride = min(stride, stop - base.step)
+            moving = trend([base, *rolled], moving) if predictor == "momentum" else {}
+            audited.note(rolled, drifts, stride)
+            carried = advance(rolled, stride)
+        else:
+            stride, errors = 1, [0.0] + [math.inf] * (size - 1)
+            carried, moving = [pass_over(chain, base, str(bad[0]), on_nonfinite, stats)], {}
+        del base, guesses, drifts, rolled
         lap("error")
 
-        found: list[float] = []
-        if num_finite:
-            carried = advance(rolled[:num_finite], stride)
-            moving = trend([base, *rolled[:num_finite]], moving) if predictor == "momentum" else {}
-            last = carried[0].step == stop
-            found = check(partial(evaluate, chain), rolled, drifts, stride, last, layout)
-            lap("audit")
-        else:
-            stride, carried, moving = 1, [pass_over(chain, base, str(bad[0]), on_nonfinite, stats)], {}
+        found = audited.run(evaluate, carried[0], carried[0].step == stop, layout)
+        lap("audit")
         round = Round(
-            carried[0].step, num_steps, stride, slot_errors, size, lap.total, stats.num_rounds, carried,
-            not num_finite, rule.limit if rule.moves else None, lap.seconds, layout, moving, found,
-        )  # fmt: skip
+            step=carried[0].step,
+            num_steps=num_steps,
+            stride=stride,
+            errors=errors,
+            drifts=size,
+            seconds=lap.total,
+            round=stats.num_rounds,
+            carried_states=carried,
+            skipped=not num_finite,
+            threshold=limit,
+            laps=lap.seconds,
+            layout=layout,
+            trend=moving,
+            audits=found,
+        )
         stats.add(round)
         if callback is not None:
             callback(round)
+        del round
     final = layout.unshard(carried[0])
     stats.wall_seconds = time.perf_counter() - began
     return Solution(final, stats)
+
+
+def check_window(window: int) -> None:
+    """Raise ``ValueError`` where a window is no count of steps."""
+    if not isinstance(window, Integral) or isinstance(window, bool) or window < 1:
+        raise ValueError(f"window must be >= 1, got {window!r}; use 1 to run sequentially")
 
 
 def _stop(stop: int | None, step: int, num_steps: int) -> int:
@@ -175,41 +190,3 @@ def _named(what: str, name: str, known: Mapping[str, T]) -> T:
     if name not in known:
         raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r}; use {next(iter(known))}")
     return known[name]
-
-
-def _rule(
-    name: str, window: int, tolerance: float, threshold: float | None, decay: float, aggregate: str
-) -> Rule:
-    if not isinstance(window, Integral) or isinstance(window, bool) or window < 1:
-        raise ValueError(f"window must be >= 1, got {window!r}; use 1 to run sequentially")
-    kind = _named("error_rule", name, ERROR_RULES)
-    step = Step(tolerance)
-    if kind is Step:
-        return step
-    if step.exact:
-        raise ValueError(
-            f"tolerance must be > 0 with error_rule {name}, got 0; use error_rule step for proofs"
-        )
-    return Paper(30.0 if threshold is None else threshold, decay, aggregate)
-
-
-def _evaluator(process: Process, evaluator: Evaluator | str | None, rule: Rule) -> Evaluator:
-    if evaluator is None:
-        if not is_single_process():
-            return distributed(sub_batch=1 if rule.exact else None)
-        evaluator = "batched" if hasattr(process, "drift_window") and not rule.exact else "serial"
-    if evaluator is batched:
-        return batched()
-    if isinstance(evaluator, str):
-        return _named("evaluator", evaluator, EVALUATORS)()
-    if not callable(evaluator):
-        raise ValueError(f"evaluator must map (process, states) to drifts, got {evaluator!r}; use serial")
-    return copy.copy(evaluator)  # what it learns in this run is no business of the next
-
-
-def _spread(process: Process, evaluate: Evaluator, first: Window) -> tuple[Process, Layout]:
-    """The chain as it lies over processes, and how its states do."""
-    if not hasattr(evaluate, "spread"):
-        return process, REPLICATED
-    chain: Process = evaluate.spread(process, first.states[0])
-    return chain, chain if isinstance(chain, ShardedProcess) else REPLICATED

@@ -11,9 +11,7 @@ from dreamprop.state import State
 
 def momentum(process: Process, state: State) -> State:
     """One step along the optimiser's momentum, where the process knows how; else a copy."""
-    if not hasattr(process, "predict"):
-        return hold(process, state)
-    guess: State = process.predict(state)
+    guess = process.predict(state)
     if guess.step != state.step + 1:
         raise ValueError(f"predict must return step {state.step + 1}, got {guess.step}; add one to the step")
     return guess

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from dreamprop.process import Process
+from dreamprop.process import Chain, as_process
 from dreamprop.solver.nonfinite import ON_NONFINITE, pass_over
 from dreamprop.solver.norms import nonfinite
 from dreamprop.solver.solution import Laps, Round, Solution, Stats, start
@@ -16,7 +16,7 @@ from dreamprop.utils.cpu_allocator import reuse
 
 @reuse()
 def solve_sequential(
-    process: Process,
+    process: Chain,
     num_steps: int,
     *,
     on_nonfinite: str = "stop",
@@ -39,7 +39,7 @@ def solve_sequential(
         ValueError: an argument is out of range.
         NonFiniteDrift: a gradient is NaN or Inf; names the step and the parameter group.
     """
-    began = time.perf_counter()
+    began, process = time.perf_counter(), as_process(process)
     if on_nonfinite not in ON_NONFINITE:
         raise ValueError(
             f"on_nonfinite must be one of {', '.join(ON_NONFINITE)}, got {on_nonfinite!r}; use stop"
@@ -49,20 +49,20 @@ def solve_sequential(
     while z.step < num_steps:
         lap = Laps()
         drift = process.drift(z)
-        bad = nonfinite(drift)
+        bad = nonfinite([drift], z)[0]
         lap("drift")
         z = process.update(z, drift) if bad is None else pass_over(process, z, bad, on_nonfinite, stats)
         lap("rollout")
         round = Round(
-            z.step,
-            num_steps,
-            1,
-            [0.0],
-            1,
-            lap.total,
-            stats.num_rounds,
-            [z],
-            bad is not None,
+            step=z.step,
+            num_steps=num_steps,
+            stride=1,
+            errors=[0.0],
+            drifts=1,
+            seconds=lap.total,
+            round=stats.num_rounds,
+            carried_states=[z],
+            skipped=bad is not None,
             laps=lap.seconds,
         )
         stats.add(round)

@@ -11,7 +11,7 @@ from numbers import Integral
 from torch import Tensor
 
 from dreamprop.distributed.layout import REPLICATED, Layout
-from dreamprop.process import Process
+from dreamprop.process import Chain
 from dreamprop.solver.window import Window
 from dreamprop.state import State
 
@@ -33,7 +33,7 @@ class Laps:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Seconds of all parts together."""
         return sum(self.seconds.values())
 
 
@@ -144,7 +144,7 @@ class Solution:
     stats: Stats
 
 
-def start(process: Process, num_steps: int, state: State | Window | None) -> Window:
+def start(process: Chain, num_steps: int, state: State | Window | None) -> Window:
     """What a run begins from.
 
     Raises:

@@ -16,7 +16,7 @@ of its type where those are fewer."""
 
 
 class Mixed(Exception):
-    """A network does not answer row by row; says how it showed."""
+    """Raised where a network does not answer row by row; its words say how that showed."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Call:
     leaves: list[Any]
     spec: Any
     context: tuple[str, bool, torch.dtype]
-    """Autocast where it was called from."""
+    """Autocast where the network was called from: kind of device, whether it is on, and its type."""
 
     @classmethod
     def of(
@@ -46,12 +46,12 @@ class Call:
 
     @property
     def rows(self) -> int:
-        """Rows of its batch."""
+        """How many rows the batch of this call has."""
         return next(len(leaf) for leaf in self.leaves if isinstance(leaf, Tensor) and leaf.dim())
 
     @property
     def key(self) -> Any:
-        """Calls of equal keys can be joined."""
+        """What a call must have in common with those that it can be joined to."""
         rows = self.rows
         shapes = []
         for leaf in self.leaves:

@@ -37,7 +37,7 @@ class Cancelled(BaseException):
 
 @dataclass
 class Step(Generic[T]):
-    """One step on its way."""
+    """A step that is being evaluated, in a thread of its own."""
 
     task: Callable[[], T]
     draws: Any
@@ -52,7 +52,7 @@ class Step(Generic[T]):
 
 
 class CallBatcher:
-    """Runs steps together.
+    """Runs the steps of a window together, so that each frozen network is run once for all of them.
 
     Args:
         networks: frozen; the steps meet where modules of theirs are called without gradients.
@@ -67,11 +67,11 @@ class CallBatcher:
         self._forms: dict[Any, Any] = {}
         """Of the answer to a call alone, by the key of those that were joined."""
         self._mixed: set[int] = set()
-        """Modules that do not answer row by row."""
+        """Ids of modules that do not answer row by row."""
         self.calls = 0
-        """Calls that waited for others."""
+        """How many calls have waited for others."""
         self.runs = 0
-        """Times that a network was run for them."""
+        """How many times a network was run for such calls."""
 
     def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
         """The results of tasks that run in turns and meet at the networks.
@@ -107,12 +107,12 @@ class CallBatcher:
         return [step.future.result() for step in steps if step.future is not None]
 
     def _enter(self) -> None:
-        """In a thread that begins."""
+        """Called in each thread as it begins: make the device of the steps the current one there."""
         if self._device is not None and self._device.type == "cuda":
             torch.cuda.set_device(self._device)
 
     def _follow(self, step: Step[T]) -> T:
-        """In the step's thread: run it, and hand on at its end."""
+        """Called in the step's thread: wait for its turn, run it, and hand on at its end."""
         step.turn.acquire()
         self._mine.step = step
         try:
@@ -225,7 +225,7 @@ class CallBatcher:
 
 
 def _draws() -> Any:
-    """The state of the process's generators."""
+    """The state of the process's generators: torch's on the CPU and on GPUs, numpy's and Python's."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()
 

@@ -12,7 +12,7 @@ remember in plain attributes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from torch import Tensor
 
 from dreamprop.solver.window import Window
 from dreamprop.state import State
-from dreamprop.threestudio.extra_state import NUMBERS, TENSOR
 
 ENTRY, FORMAT = "dreamprop", 1
 PARTS = ("params", "moments", "buffers")
@@ -46,12 +45,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def entry(reached: Window, made: Mapping[str, Any]) -> dict[str, Any]:
+def entry(reached: Window, made: Mapping[str, Any], attributes: Collection[str]) -> dict[str, Any]:
     """What a checkpoint of the accepted state needs besides, to go on as if the run had never stopped.
 
     Args:
         reached: states and threshold.
         made: the numbers that the system was made with.
+        attributes: names of the buffers that plain attributes travel in, which Lightning does not save.
     """
     base, *ahead = reached.states
     return {
@@ -60,13 +60,13 @@ def entry(reached: Window, made: Mapping[str, Any]) -> dict[str, Any]:
         "threshold": reached.threshold,
         "trend": _own(reached.trend),
         "made": dict(made),
-        "attributes": _own(_attributes(base.buffers)),
+        "attributes": _own({name: base.buffers[name] for name in base.buffers if name in attributes}),
         "ahead": [{part: _own(getattr(state, part)) for part in PARTS} for state in ahead],
     }
 
 
 def restored(found: Any, base: State, made: Mapping[str, Any]) -> tuple[Window, str]:
-    """How far the run of a checkpoint had come.
+    """What the run of a checkpoint goes on from: how far it had come.
 
     Args:
         found: its entry, if it has one.
@@ -102,17 +102,13 @@ def restored(found: Any, base: State, made: Mapping[str, Any]) -> tuple[Window, 
 
 
 def placed(state: State, base: State) -> State:
-    """A state with each tensor on the device that another state has it on."""
+    """A state whose tensors are each on the device that another state has the tensor of that name on."""
     params, moments, buffers = (_like(getattr(state, part), base) for part in PARTS)
     return State(params, moments, buffers, state.step)
 
 
 def _form(state: State) -> dict[str, Any]:
     return {name: (value.shape, value.dtype) for name, value in {**state.buffers, **state.params}.items()}
-
-
-def _attributes(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in buffers.items() if name == NUMBERS or name.startswith(TENSOR)}
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -127,7 +123,7 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 def _like(saved: Mapping[str, Tensor], base: State) -> dict[str, Tensor]:
-    """Saved tensors on the devices of the state's."""
+    """Saved tensors, each on the device that a state has the tensor of that name on."""
     known = {**base.moments, **base.buffers, **base.params}
     device = next(iter(base.params.values())).device
     return {

@@ -21,7 +21,7 @@ class EmptyRenders(logging.Filter):
 
     @property
     def count(self) -> int:
-        """Renders without samples in this thread so far."""
+        """How many renders without samples there have been in this thread so far."""
         return getattr(self._mine, "count", 0)
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -36,7 +36,11 @@ EMPTY_RENDERS = EmptyRenders()
 
 
 def count_empty_renders(logger: str = "pytorch_lightning") -> EmptyRenders:
-    """Put the filter before threestudio's logger; once is enough."""
+    """Put the filter before threestudio's logger, if it is not there yet.
+
+    Returns:
+        The filter, which counts.
+    """
     known = logging.getLogger(logger)
     if EMPTY_RENDERS not in known.filters:
         known.addFilter(EMPTY_RENDERS)

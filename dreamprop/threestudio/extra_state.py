@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from dreamprop.adapters.buffers import moved
+from dreamprop.state import BufferWrite
 from dreamprop.threestudio.errors import NotAChain
 
 KINDS: tuple[type, ...] = (type(None), bool, int, float)
 """What a carried number may be; its index is written beside its value."""
 LARGEST = 1 << 53
-"""Integers beyond it are no numbers here."""
+"""Integers beyond this are not carried: a float64 does not hold them without loss."""
 NUMBERS = "attributes"
-"""The buffer of all numbers, [N, 2]: kind and value."""
+"""The name of the buffer of all numbers, [N, 2]: kind and value."""
 TENSOR = "attribute."
 """A carried tensor is the buffer ``attribute.<path>``."""
 SKIPPED = {
@@ -36,7 +37,7 @@ threestudio keeps that a run was gone on with."""
 
 
 def updateable(thing: Any) -> bool:
-    """Whether threestudio would call it before a step."""
+    """Whether threestudio would call a thing before each step."""
     return callable(getattr(type(thing), "do_update_step", None))
 
 
@@ -109,7 +110,7 @@ class ExtraState:
         self._numbers: list[tuple[Any, str]] = []
         self._tensors: dict[str, tuple[Any, str]] = {}
         self.names: set[str] = set()
-        """Paths of what is carried."""
+        """The paths of the attributes that are carried."""
         for path, part in walk(system, skip):
             for name, value in attributes(part):
                 full = f"{path}.{name}" if path else name
@@ -125,6 +126,11 @@ class ExtraState:
                     continue
                 self.names.add(full)
 
+    @property
+    def buffers(self) -> set[str]:
+        """Names of the buffers of a state that they travel in."""
+        return {NUMBERS, *self._tensors}
+
     def read(self) -> dict[str, Tensor]:
         """Copies of all values, as buffers; the numbers on the CPU, so that nothing waits for a GPU to read them."""
         rows = [(KINDS.index(type(v)), float(v or 0)) for v in self._values()]
@@ -134,7 +140,7 @@ class ExtraState:
         return found
 
     def write(self, buffers: Mapping[str, Tensor]) -> None:
-        """Put values back."""
+        """Put the values that buffers hold back into the attributes."""
         for (part, name), (kind, value) in zip(self._numbers, buffers[NUMBERS].tolist(), strict=True):
             setattr(part, name, None if kind == 0 else KINDS[int(kind)](value))
         for full, (part, name) in self._tensors.items():
@@ -157,8 +163,8 @@ class ExtraState:
             yield value
 
 
-def after(name: str, value: Tensor, old: Tensor, seen: Tensor | None, new: Tensor) -> Tensor:
-    """What a buffer or a carried attribute becomes by a drift that was given ``old`` and left ``new``.
+def after(name: str, value: Tensor, write: BufferWrite) -> Tensor:
+    """What a buffer or a carried attribute becomes by a drift.
 
     What the update hooks wrote into an attribute before the step follows from the step, so it is set; what the
     step itself changed is counted on, as with every buffer.
@@ -166,10 +172,10 @@ def after(name: str, value: Tensor, old: Tensor, seen: Tensor | None, new: Tenso
     Args:
         name: of the buffer.
         value: of the rolled-out state.
-        old: what the drift was given.
-        seen: an attribute as the training step found it, behind the update hooks; None for a buffer.
-        new: what the drift left.
+        write: what the drift did to it; ``read`` is an attribute as the training step found it, behind the update
+            hooks, and ``None`` for a buffer.
     """
+    old, seen, new = write.old, write.read, write.new
     if seen is None or not value.shape == old.shape == seen.shape == new.shape:
         return moved(value, old, new)
     if name != NUMBERS:

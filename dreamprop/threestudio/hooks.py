@@ -74,13 +74,13 @@ def check(system: Any, callbacks: Iterable[Any] = ()) -> None:
 
 
 def call(thing: Any, hook: str, *args: Any) -> Any:
-    """Call a hook where there is one."""
+    """Call a hook of a thing where it has one; else return ``None``."""
     found = getattr(thing, hook, None)
     return found(*args) if callable(found) else None
 
 
 def takes_index(training_step: Callable[..., Any]) -> bool:
-    """Whether Lightning would give it the index of the batch, too."""
+    """Whether Lightning would give a training step the index of the batch, too."""
     spec = inspect.getfullargspec(inspect.unwrap(training_step))
     names = spec.args[1:]
     return "batch_idx" in names or spec.varargs is not None or len(names) >= 2

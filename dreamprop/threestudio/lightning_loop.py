@@ -26,7 +26,8 @@ from dreamprop.threestudio.precision import GROWTH, SCALE, step_settings
 from dreamprop.threestudio.system import Threestudio, optimizers
 
 Solve = Callable[[Threestudio, Window, int, Callable[[Window], None]], None]
-"""(process, what was reached, step to arrive at, told of what is reached after every round): solves up to there."""
+"""Solves up to a step. Takes the process, the window to go on from, the step, and a function that is called after every
+round with the window that was reached."""
 
 
 def solved(
@@ -98,7 +99,7 @@ def solved(
             _count(self.batch_progress, 1, "completed")
 
         def arrive(self, steps: int) -> None:
-            """Leave everything as if so many steps had been taken."""
+            """Leave system, optimiser and Lightning's counters as if so many steps had been taken."""
             assert self.process is not None
             commit(self.process, self.reached.states[0], trainer)
             batches = steps * trainer.accumulate_grad_batches
@@ -116,8 +117,8 @@ def solved(
     def save(trainer: Any, system: Any, checkpoint: dict[str, Any]) -> None:
         for part in ("optimizer_states", "lr_schedulers"):
             checkpoint[part] = plain(checkpoint.get(part, []))
-        if chain.reached is not None:
-            checkpoint[ENTRY] = entry(chain.reached, made)
+        if chain.process is not None and chain.reached is not None:
+            checkpoint[ENTRY] = entry(chain.reached, made, chain.process.replica.attributes)
 
     def load(trainer: Any, system: Any, checkpoint: dict[str, Any]) -> None:
         loaded[:] = [checkpoint.get(ENTRY)]

@@ -17,7 +17,7 @@ OURS = {
     "inference_mode": "the program",
     "strategy": "the program",
 }
-"""Keys of the trainer that are given otherwise."""
+"""Keys of the trainer that are not given in its block, and where they are given instead."""
 
 EMPTY: dict[str, tuple[Any, ...]] = {
     "limit_train_batches": (None, 1.0),

@@ -31,10 +31,10 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Config:
-    """A config: threestudio's part as threestudio has it, and ours."""
+    """A config in two parts: threestudio's as threestudio reads it, and the block ``parallel``."""
 
     studio: Any
-    """What threestudio's ``load_config`` made of it."""
+    """What threestudio's ``load_config`` made of its part."""
     parallel: DictConfig
     """The block ``parallel``, unchecked."""
 

@@ -15,7 +15,7 @@ from dreamprop.adapters.torch_optimizer import clip
 
 @dataclass(frozen=True)
 class Scaling:
-    """A gradient scaler's numbers; the defaults are PyTorch's."""
+    """The numbers of a gradient scaler; the defaults are PyTorch's."""
 
     init_scale: float = 65536.0
     growth_factor: float = 2.0
@@ -29,20 +29,20 @@ def _as_it_is(batch: Any) -> Any:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How a step is taken."""
+    """What a trainer's settings ask of every step."""
 
     accumulate: int = 1
-    """Batches of one optimiser step."""
+    """How many batches one optimiser step accumulates."""
     clip: float = 0.0
-    """Most that a gradient may be; 0: any."""
+    """The largest norm, or value, that gradients may have; 0: any."""
     clip_by: str = "norm"
-    """``norm`` or ``value``."""
+    """Whether gradients are clipped by their ``norm`` or by ``value``."""
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """What a training step runs in: autocast, where the precision asks for it."""
+    """Makes the context that a training step runs in: autocast, where the precision asks for it."""
     convert: Callable[[Any], Any] = _as_it_is
-    """What the precision makes of a batch."""
+    """Casts a batch as the precision asks for."""
     scaling: Scaling | None = None
-    """The gradient scaler, for fp16."""
+    """The gradient scaler that fp16 needs; ``None``: the loss is not scaled."""
 
     @property
     def by_norm(self) -> bool:
@@ -50,7 +50,7 @@ class StepSettings:
         return self.clip > 0 and self.clip_by != "value"
 
     def clipper(self, norm: Tensor | None) -> Callable[[Sequence[Tensor]], None] | None:
-        """Clips gradients in place, by their norm over all parameters together where the terms ask for that."""
+        """Clips gradients in place, by their norm over all parameters together where the settings ask for that."""
         if self.clip <= 0:
             return None
         if norm is not None:
@@ -59,7 +59,7 @@ class StepSettings:
 
 
 def step_settings(trainer: Any) -> StepSettings:
-    """The terms of a Lightning trainer.
+    """What a Lightning trainer's settings ask of every step.
 
     Raises:
         ValueError: it asks for what cannot be kept.

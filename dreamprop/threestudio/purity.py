@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop.adapters.purity import GPU_TOLERANCE, some
+from dreamprop.adapters.purity import GPU_TOLERANCE, compared, some
 from dreamprop.state import Drift, State
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.extra_state import walk
@@ -37,10 +37,10 @@ WAKING = 64
 
 @dataclass(frozen=True)
 class Purity:
-    """What a look found."""
+    """What a look at a step found."""
 
     step: int
-    """Whose step was looked at."""
+    """The step that was looked at."""
     differs: tuple[str, ...]
     """Gradients and buffers that came out different, the worst first; empty: a function of the state."""
     changed: tuple[str, ...]
@@ -56,11 +56,11 @@ class Purity:
         return not self.differs
 
     def line(self) -> str:
-        """What a user should know."""
+        """What a user should know of what was found, in one line."""
         left = f"steps also write {some(self.changed)}" if self.changed else ""
         if self.pure:
             return f"a step is a function of its state{f'; {left}, to no effect' if left else ''}"
-        names = some([name.removeprefix("new/") for name in self.differs])
+        names = some(self.differs)
         if self.behind:
             return (
                 f"step {self.step}: what follows the optimiser's step must not depend on what that does, got another "
@@ -92,7 +92,7 @@ class PurityMonitor:
         self._woken: set[Any] = set()
         self._looks = 0
         self.seconds = 0.0
-        """Spent on looking."""
+        """The seconds spent on looking so far."""
 
     def begin(self, state: State, ahead: int = 8) -> Purity:
         """Evaluate the step of a state, a later one, and the first again; then once more on the witness.
@@ -204,7 +204,7 @@ class PurityMonitor:
         return drift
 
     def _seen(self, step: int) -> dict[Any, Any]:
-        """Everything in outline, of all copies of the system."""
+        """An outline of what all copies of the system hold, and the learning rates of a step."""
         found = {
             (i, name): value
             for i, replica in enumerate(self._process.replicas)
@@ -228,7 +228,7 @@ def check(process: Threestudio, state: State, ahead: int = 8) -> Purity:
 def _distances(first: Drift, second: Drift, tolerance: float) -> dict[str, tuple[float, float]]:
     """How far gradients and buffers are apart, relative to their norm, and how far they may be; by name."""
     found: dict[str, tuple[float, float]] = {}
-    for ours, theirs in ((first.grads, second.grads), (_new(first), _new(second))):
+    for ours, theirs in zip(compared(first), compared(second), strict=True):
         for name in ours.keys() | theirs.keys():
             if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape:
                 found[name] = (math.inf, 0.0)
@@ -250,10 +250,6 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 def _unequal(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-
-
-def _new(drift: Drift) -> dict[str, Tensor]:
-    return {name: value for name, value in drift.aux.items() if name.startswith("new/")}
 
 
 def _behind(process: Threestudio) -> str:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import dis
 import logging
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dreamprop.config.loader import InputError
+from dreamprop.errors import NonFiniteDrift, RankFailed, RankLost
+from dreamprop.threestudio.errors import NotAChain
 
 T = TypeVar("T")
+
+OURS = __name__.partition(".")[0]
+NEUTRAL = {"torch", "numpy", "omegaconf", "yaml", *sys.stdlib_module_names}
+"""Packages whose errors are about what they were called with, by whomever."""
+RAISE = dis.opmap["RAISE_VARARGS"]
+"""What the statement `raise` is to the interpreter."""
 
 
 @contextmanager
 def theirs(studio: Any = None, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Make of what is raised inside an `InputError`, with status 2.
+    """Make of what is raised inside about what the user gave an `InputError`, with status 2.
+
+    A defect of ours stays what it is, and so does what ends a run: see ``refused``.
 
     Args:
         studio: the config, to name the key that is meant.
@@ -27,10 +40,8 @@ def theirs(studio: Any = None, begun: Callable[[], bool] = lambda: False) -> Ite
     """
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
-        if begun():
+        if begun() or isinstance(error, InputError) or not refused(error):
             raise
         if logging.getLogger("pytorch_lightning").isEnabledFor(logging.DEBUG):
             traceback.print_exc()
@@ -41,6 +52,26 @@ def told(do: Callable[[], T], studio: Any = None) -> T:
     """Do something; what threestudio refuses in it becomes what the user is told."""
     with theirs(studio):
         return do()
+
+
+def refused(error: Exception) -> bool:
+    """Whether an error is about what the user gave, and not a defect of ours.
+
+    Those are sentences that we raise, what the file system says of a path, what is wrong with a config as such, and
+    what is raised nearer to threestudio's code, an extension's or a library's that they chose than to ours. PyTorch,
+    NumPy, OmegaConf and Python's own library work for whoever calls them.
+    """
+    if isinstance(error, NonFiniteDrift | RankFailed | RankLost | MemoryError):
+        return False
+    if _ours(error) or isinstance(error, OmegaConfBaseException | yaml.YAMLError):
+        return True
+    if isinstance(error, OSError):
+        return error.filename is not None
+    if isinstance(error, ImportError):  # of what a checkout lacks
+        return (error.name or "").partition(".")[0] != OURS
+    callers = [module.partition(".")[0] for module, _ in _frames(error)]
+    callers = [package for package in callers if package not in NEUTRAL]
+    return bool(callers) and callers[-1] != OURS
 
 
 def words(error: Exception, studio: Any = None) -> str:
@@ -65,14 +96,23 @@ def words(error: Exception, studio: Any = None) -> str:
 
 
 def _ours(error: Exception) -> bool:
-    """Whether an error is of our own code, and is a sentence already."""
-    if type(error).__module__.startswith("dreamprop"):
+    """Whether an error is a sentence of ours: one of our errors, or a `ValueError` by a `raise` in our code.
+
+    One that a function of Python's raised while it worked for us, such as ``int("x")``, is none.
+    """
+    if isinstance(error, InputError | NotAChain):
         return True
+    *_, (module, raised) = [("", False), *_frames(error)]
+    return isinstance(error, ValueError) and raised and module.partition(".")[0] == OURS
+
+
+def _frames(error: Exception) -> Iterator[tuple[str, bool]]:
+    """The modules that an error has passed, the one where it was raised last, and whether they stood at a `raise`."""
     trace = error.__traceback__
-    while trace and trace.tb_next:
+    while trace:
+        code = trace.tb_frame.f_code.co_code
+        yield trace.tb_frame.f_globals.get("__name__", ""), code[trace.tb_lasti] == RAISE
         trace = trace.tb_next
-    name = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    return isinstance(error, ValueError) and name.startswith("dreamprop")
 
 
 def _keys(tree: Any, above: str = "") -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""What the parts of a system hold: by value, to tell what has changed, and in outline, to tell that something has."""
+"""Look at what the parts of a system hold: by value, to tell what has changed, and in outline, to tell that something
+has."""
 
 from __future__ import annotations
 

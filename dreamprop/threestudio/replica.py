@@ -7,8 +7,7 @@ The optimiser is not here: it runs in order, on what was accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch.utils import _pytree as pytree
 from dreamprop.adapters.purity import some
 from dreamprop.adapters.torch_optimizer import norm_of
 from dreamprop.rng import seeded
-from dreamprop.state import Drift, State, check_names
+from dreamprop.state import BufferWrite, Drift, State, check_names
 from dreamprop.threestudio.empty_renders import count_empty_renders
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.extra_state import ExtraState
@@ -26,25 +25,21 @@ from dreamprop.threestudio.hooks import call, owner, takes_index
 from dreamprop.threestudio.precision import SCALE, StepSettings
 from dreamprop.threestudio.replicate import replicate
 from dreamprop.threestudio.step_data import StepData
-from dreamprop.threestudio.trainer_proxy import TrainerProxy
+from dreamprop.threestudio.trainer_proxy import TrainerProxy, attached
 
 OVERFLOW = "overflow"
 """In aux: whether a gradient of a scaled loss was not finite; such a step is not taken."""
-NORM = "norm"
-"""In aux: the norm of all gradients together, where they are clipped by it."""
-EMPTY = "a render had no samples"
-"""Logged where that is so, for whoever watches over a run."""
-LOG = "log/"
-"""In aux: what the system logged."""
+EMPTY = "empty_render"
+"""In aux, where a render of the step had no samples, for whoever watches over a run."""
 WRITTEN = (
     "a step must leave its parameters to the optimiser, got {} written by the step itself, which would be lost; run it "
     "in threestudio"
 )
-"""What is told of a step that writes its parameters."""
+"""The words that a step which writes its parameters is refused with."""
 
 
 class Replica:
-    """A system, its batches, and how it is put into a state.
+    """A system that evaluates steps: it and its batches are put into a state, and a step is taken there.
 
     Args:
         system: built, in training mode, after ``on_fit_start``.
@@ -74,9 +69,9 @@ class Replica:
         parameters = dict(system.named_parameters())
         self._held: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
         self.untrained = {name: p for name, p in parameters.items() if name not in self._held}
-        """Parameters that no optimiser holds."""
+        """The system's parameters that no optimiser holds, by name."""
         self.form: tuple[Any, ...] = ()
-        """Shapes of the last batch."""
+        """The shapes of the tensors in the last batch."""
         proxy.bind(system, self._held)
         self._indexed = takes_index(system.training_step)
         ending = owner(system, "on_train_batch_end")
@@ -107,6 +102,11 @@ class Replica:
         return self._extra_state.names
 
     @property
+    def attributes(self) -> set[str]:
+        """Names of the buffers of a state that plain attributes travel in."""
+        return self._extra_state.buffers
+
+    @property
     def saved(self) -> set[str]:
         """Names of the buffers that travel in the state."""
         return set(self._buffers)
@@ -132,8 +132,7 @@ class Replica:
         self.proxy.show(state.step)
 
     def evaluate(self, state: State, arrived: Mapping[str, Tensor] | None = None) -> Drift:
-        """Gradients at a state; in aux each buffer before, ``old/<name>``, and after, ``new/<name>``; of what is
-        carried in attributes also ``seen/<name>``, what the training step found behind the update hooks.
+        """Gradients at a state, what the step did to buffers and to what is carried in attributes, and what it logged.
 
         Args:
             state: to evaluate.
@@ -156,10 +155,11 @@ class Replica:
         logged: dict[str, Tensor] = {}
         grads: dict[str, Tensor] = {}
         aux: dict[str, Tensor] = {}
+        norm: Tensor | None = None
         first, end = state.step * settings.accumulate, (state.step + 1) * settings.accumulate
         seen: dict[str, Tensor] = {}
         blank = self._empty.count
-        with self._attached(logged):
+        with attached(system, self.proxy, logged, self.device):
             for index in range(first, end):
                 with seeded(self._seed, index, self.device, "batch"):
                     batch = self._moved(self._step_data.at(index))
@@ -178,7 +178,7 @@ class Replica:
                         output = system.training_step(*((batch, index) if self._indexed else (batch,)))
                     output = self._backward(output, state)
                     if index + 1 == end:
-                        grads, aux = self._gradients(state)
+                        grads, aux, norm = self._gradients(state)
                         self._check(stamps)
                         if arrived is not None:
                             self._arrive(arrived)
@@ -188,11 +188,10 @@ class Replica:
         self._check(stamps)
         self._clear()
         if self._empty.count > blank:
-            logged[EMPTY] = torch.ones((), device=self.device)
-        aux |= {f"{LOG}{name}": value for name, value in logged.items()}
-        for name, value in self._read_buffers().items():
-            aux[f"old/{name}"], aux[f"new/{name}"] = state.buffers[name], value
-        return Drift(grads, aux | {f"seen/{name}": value for name, value in seen.items()})
+            aux[EMPTY] = torch.ones(())
+        left = self._read_buffers()
+        writes = {n: BufferWrite(state.buffers[n], value, seen.get(n)) for n, value in left.items()}
+        return Drift(grads, aux, writes, norm, logged)
 
     def _backward(self, output: Any, state: State) -> dict[str, Any]:
         """The gradients of a batch; returns what Lightning hands to ``on_train_batch_end``."""
@@ -211,8 +210,11 @@ class Replica:
         call(self.system, "on_after_backward")
         return known
 
-    def _gradients(self, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The gradients as the optimiser is to have them, and what its step must know of them."""
+    def _gradients(self, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
+        """The gradients as the optimiser is to have them, whether they overflowed, and their norm.
+
+        What a step does not need, since it scales no loss or clips by no norm, is left out.
+        """
         aux: dict[str, Tensor] = {}
         if self._settings.scaling is not None:
             aux[OVERFLOW] = self._unscale(state.buffers[SCALE])
@@ -220,11 +222,10 @@ class Replica:
         grads = {name: p.grad for name, p in self._held.items() if p.grad is not None}
         if OVERFLOW in aux:
             grads = {name: grad.masked_fill(aux[OVERFLOW].bool(), 0.0) for name, grad in grads.items()}
-        if self._settings.by_norm:
-            aux[NORM] = norm_of(grads)
+        norm = norm_of(grads) if self._settings.by_norm else None
         if self._ends:  # it may do with them as it likes
             grads = {name: grad.clone() for name, grad in grads.items()}
-        return grads, aux
+        return grads, aux, norm
 
     def _unscale(self, scale: Tensor) -> Tensor:
         """Make gradients of a scaled loss those of the loss; whether one of them overflowed.
@@ -244,7 +245,11 @@ class Replica:
         return {name: (p._version, p.data_ptr()) for name, p in self._held.items()}
 
     def _check(self, stamps: Mapping[str, tuple[int, int]]) -> None:
-        """See that the step has left the parameters to the optimiser."""
+        """See that the step has left the parameters to the optimiser.
+
+        Raises:
+            NotAChain: it has written some.
+        """
         now = self._stamps()
         written = [name for name, stamp in stamps.items() if now[name] != stamp]
         if written:
@@ -256,7 +261,7 @@ class Replica:
                 parameter.copy_(params[name])
 
     def _moved(self, batch: Any) -> Any:
-        """A batch on the system's device."""
+        """A batch moved to the system's device, by the hooks that Lightning would call."""
         batch = self._settings.convert(batch)
         for hook, more in (
             ("on_before_batch_transfer", (0,)),
@@ -272,22 +277,3 @@ class Replica:
     def _clear(self) -> None:
         for parameter in (*self._held.values(), *self.untrained.values()):
             parameter.grad = None
-
-    @contextmanager
-    def _attached(self, logged: dict[str, Tensor]) -> Iterator[None]:
-        """The system sees our view of the trainer, and what it logs is collected."""
-
-        def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-            if isinstance(value, Tensor) and value.numel() == 1:
-                logged[name] = value.detach().to(self.device, torch.float32, non_blocking=True).reshape(())
-            elif isinstance(value, (int, float)):
-                logged[name] = torch.full((), float(value), device=self.device)
-
-        system = self.system
-        before = getattr(system, "_trainer", None)
-        system.trainer, system.log = self.proxy, log
-        try:
-            yield
-        finally:
-            del system.log
-            system.trainer = before

@@ -45,7 +45,7 @@ class StepData:
         self.restore()
 
     def at(self, index: int) -> Any:
-        """The batch of an index; draws from the global generators."""
+        """The batch of an index; it is drawn from the global generators, which the caller has seeded."""
         self.restore()
         if self._updated and index >= LAG:
             step = (index - LAG) // self._accumulate

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,15 +17,14 @@ import torch
 from torch import Tensor
 
 from dreamprop.adapters.torch_optimizer import FunctionalOptimizer
-from dreamprop.process import Group
-from dreamprop.solver.buffers import distance
+from dreamprop.process import Group, Process, buffer_distance
 from dreamprop.state import Drift, State
 from dreamprop.threestudio import hooks
 from dreamprop.threestudio.call_batcher import CallBatcher
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.extra_state import NUMBERS, after, numbers_distance
 from dreamprop.threestudio.precision import SCALE, StepSettings, rescale, scaler_state
-from dreamprop.threestudio.replica import LOG, NORM, OVERFLOW, Replica
+from dreamprop.threestudio.replica import EMPTY, OVERFLOW, Replica
 from dreamprop.threestudio.replicate import frozen_networks
 from dreamprop.threestudio.trainer_proxy import TrainerProxy
 
@@ -33,8 +32,20 @@ AVERAGES = 0.2
 """Weight of nerfacc's running averages (`occs`) beside what they say is occupied (`binaries`)."""
 
 
-class Threestudio:
-    """The chain of a threestudio system.
+@dataclass(frozen=True)
+class StepLog:
+    """What an accepted step logged."""
+
+    step: int
+    """The step."""
+    metrics: dict[str, float]
+    """What the system logged in it, by name."""
+    empty: bool
+    """Whether a render of it had no samples."""
+
+
+class Threestudio(Process):
+    """A threestudio system as a process, the chain of its training steps.
 
     Args:
         system: built as threestudio's launch builds it, in training mode, after ``on_fit_start``.
@@ -48,8 +59,6 @@ class Threestudio:
     Raises:
         NotAChain: the system cannot be run as a chain; one line says why.
     """
-
-    boundaries: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -69,23 +78,24 @@ class Threestudio:
         self.stepper = FunctionalOptimizer(optimizer, scheduler, names, labels)
         proxy = TrainerProxy(loader, datamodule, trainer, self.stepper)
         self.names = [name for group in names for name in group]
-        """The parameters that are trained."""
+        """The names of the parameters that are trained."""
         self.replica = Replica(system, loader, self.names, self.settings, seed, proxy)
         self.unbatched_reason = ""
         """Why states are evaluated one by one, once that is known."""
         self._batcher: CallBatcher | None = None
         self._frozen: list[torch.nn.Module] = []
         self._replicas = [self.replica]
-        self.logged: dict[int, dict[str, Tensor]] = {}
-        """What the system logged, by step, of the drifts that updates were last made with."""
+        self.logged: dict[int, tuple[dict[str, Tensor], bool]] = {}
+        """By step, of the drift that an update was last made with: what the system logged, and whether a render had no
+        samples."""
 
     def init(self) -> State:
-        """The system as it is now, entering step 0."""
+        """The state of the system as it is now, entering step 0."""
         params, buffers = self.replica.read()
         return State(params, self.stepper.init(), buffers | scaler_state(self.settings.scaling), 0)
 
     def drift(self, state: State) -> Drift:
-        """Gradients at a state, and the buffers after it."""
+        """The gradients at a state, and what the step did to its buffers; see ``Replica.evaluate``."""
         return self._told([self.replica.evaluate(state)])[0]
 
     def drift_window(self, states: Sequence[State]) -> list[Drift]:
@@ -111,7 +121,7 @@ class Threestudio:
         return self._told(drifts)
 
     def _told(self, drifts: list[Drift]) -> list[Drift]:
-        """The drifts with what updates decide by on the CPU, read from the device once for all of them."""
+        """The drifts with their overflow flags, by which updates decide, read to the CPU once for all of them."""
         flags = [drift.aux[OVERFLOW] for drift in drifts if OVERFLOW in drift.aux]
         if not flags:
             return drifts
@@ -119,7 +129,11 @@ class Threestudio:
         return [replace(d, aux={**d.aux, OVERFLOW: flag}) for d, flag in zip(drifts, read, strict=True)]
 
     def _enable_batching(self) -> str:
-        """Prepare for windows; why that cannot be, if it cannot."""
+        """Make the system ready to be evaluated at several states together.
+
+        Returns:
+            Why that cannot be; empty if it can.
+        """
         self._frozen = frozen_networks(self.system, self.replica.trained)
         if not self._frozen:
             return self._disable_batching("it holds no frozen network")
@@ -137,25 +151,22 @@ class Threestudio:
 
     def update(self, state: State, drift: Drift) -> State:
         """The optimiser on copies, with the options of this step; buffers moved by what the drift changed."""
-        aux = drift.aux
-        overflow = bool(aux[OVERFLOW]) if OVERFLOW in aux else False
+        overflow = bool(drift.aux[OVERFLOW]) if OVERFLOW in drift.aux else False
         if overflow:  # as torch.amp.GradScaler does: this step is not taken
             params, moments = state.params, state.moments
         else:
             params, moments = self.stepper.update(
-                state.params, state.moments, drift.grads, state.step, self.settings.clipper(aux.get(NORM))
+                state.params, state.moments, drift.grads, state.step, self.settings.clipper(drift.grad_norm)
             )
         buffers = dict(state.buffers)
-        for name, value in state.buffers.items():
-            if f"new/{name}" in aux:
-                seen = aux.get(f"seen/{name}")
-                buffers[name] = after(name, value, aux[f"old/{name}"], seen, aux[f"new/{name}"])
+        for name, write in drift.writes.items():
+            buffers[name] = after(name, buffers[name], write)
         buffers |= rescale(buffers, self.settings.scaling, overflow)
-        self.logged[state.step] = {k[len(LOG) :]: v for k, v in aux.items() if k.startswith(LOG)}
+        self.logged[state.step] = (drift.metrics, EMPTY in drift.aux)
         return State(params, moments, buffers, state.step + 1)
 
     def arrived(self, state: State, drift: Drift) -> dict[str, Tensor]:
-        """The parameters behind a step; nothing is logged."""
+        """The parameters that the update of a state by a drift arrives at; nothing is logged."""
         logged = dict(self.logged)
         params = self.update(state, drift).params
         self.logged = logged
@@ -182,22 +193,26 @@ class Threestudio:
         return State(params, moments, buffers, state.step + 1)
 
     def groups(self, step: int) -> Mapping[str, Group]:
-        """The optimiser's groups with their learning rates."""
+        """The optimiser's groups, in units of their learning rates; see ``FunctionalOptimizer.groups``."""
         return self.stepper.groups(step)
 
-    def buffer_distance(self, name: str, now: Tensor, then: Tensor) -> Tensor:
+    def buffer_distance(self, name: str, rolled_out: Tensor, guessed: Tensor) -> Tensor:
         """How far two buffers differ; of the numbers in plain attributes, the one that differs most counts.
 
         The averages behind an occupancy grid count a fifth: a step reads what is occupied, and the averages only
         where the grid is made anew.
         """
         if name == NUMBERS:
-            return numbers_distance(now, then)
-        grid = name.endswith(".occs") and now.is_floating_point()
-        return distance(now, then) * (AVERAGES if grid else 1.0)
+            return numbers_distance(rolled_out, guessed)
+        grid = name.endswith(".occs") and rolled_out.is_floating_point()
+        return buffer_distance(rolled_out, guessed) * (AVERAGES if grid else 1.0)
 
     def elementwise(self, step: int) -> bool:
-        """Whether the optimiser moves every element on its own, for states in pieces; else raises why not."""
+        """Whether the optimiser moves every element by its own gradient and moments alone, as layout ``sharded`` asks.
+
+        Raises:
+            ValueError: it does not, or is not known to.
+        """
         return self.stepper.elementwise()
 
     def commit(self, state: State) -> None:
@@ -205,16 +220,16 @@ class Threestudio:
         self.replica.write(state)
 
     def occupied(self, state: State) -> int | None:
-        """Cells that the occupancy grids of a state say are occupied; None where there is no grid."""
+        """How many cells the occupancy grids of a state say are occupied; ``None`` where there is no grid."""
         grids = [grid.sum() for name, grid in state.buffers.items() if name.endswith("binaries")]
         return int(torch.stack(grids).sum()) if grids else None
 
-    def take_log(self, step: int) -> list[tuple[int, dict[str, float]]]:
-        """What was logged in steps before this one and not yet taken, in order."""
-        due = [(t, self.logged.pop(t)) for t in sorted(self.logged) if t < step]
-        logged = [value for _, metrics in due for value in metrics.values()]
+    def take_log(self, step: int) -> list[StepLog]:
+        """What was logged in steps before this one and has not been taken yet, in the order of the steps."""
+        due = [(t, *self.logged.pop(t)) for t in sorted(self.logged) if t < step]
+        logged = [value for _, metrics, _ in due for value in metrics.values()]
         read = iter(torch.stack(logged).tolist() if logged else [])  # from the device once for all of them
-        return [(t, {name: next(read) for name in metrics}) for t, metrics in due]
+        return [StepLog(t, {name: next(read) for name in metrics}, empty) for t, metrics, empty in due]
 
 
 def optimizers(system: Any, made: Any = None) -> tuple[torch.optim.Optimizer, Any]:

@@ -82,7 +82,7 @@ def save(folder: Path, seed: int = 0) -> Path:
 
 
 def overrides(folder: Path, size: int = 16) -> list[str]:
-    """What makes a config of threestudio small: the models in ``folder/sd``, pictures of so many pixels a side."""
+    """Overrides that make a config small: the models in ``folder/sd``, pictures of so many pixels a side."""
     model, grid = folder / "sd", "system.geometry.pos_encoding_config"
     return [
         "use_timestamp=false",

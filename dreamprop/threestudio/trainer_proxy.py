@@ -1,4 +1,4 @@
-"""What a system sees as its trainer while a step is evaluated: the real one, at the step that is meant.
+"""A stand-in for the trainer that a system sees while a step is evaluated: the real one, at the step that is meant.
 
 Steps are evaluated ahead of their turn and more than once, so the real trainer stands somewhere else. What moves
 with the steps is shown as it is at this one, and can be read only: whatever a step would write to its trainer, to
@@ -8,7 +8,8 @@ the optimiser or to a group of its parameters is refused by name.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ UNKNOWN = (
     "fit_loop", "callback_metrics", "logged_metrics", "progress_bar_metrics", "is_last_batch", "scaler",
     "save_checkpoint", "fit", "validate", "test", "predict",
 )  # fmt: skip
-"""What a trainer cannot tell or do in the middle of a window."""
+"""Attributes of a trainer that it cannot tell, or do, in the middle of a window."""
 
 
 class TrainerProxy:
@@ -66,7 +67,7 @@ class TrainerProxy:
         vars(self).update(lightning_module=system, _held=held)
 
     def show(self, step: int) -> None:
-        """Stand at a step."""
+        """Show the trainer as it is at a step."""
         vars(self)["global_step"] = step
 
     @property
@@ -76,7 +77,7 @@ class TrainerProxy:
 
     @property
     def optimizers(self) -> list[StepOptimizer]:
-        """The optimiser at this step."""
+        """The optimiser as it is at this step, in a list, as a trainer has it."""
         stepper: FunctionalOptimizer | None = self._stepper
         if stepper is None:
             raise AttributeError("trainer has no 'optimizers' before the optimiser is known")
@@ -88,7 +89,7 @@ class TrainerProxy:
 
     @property
     def lr_scheduler_configs(self) -> list[Any]:
-        """The schedulers at this step; copies."""
+        """Copies of the schedulers as they are at this step."""
         stepper: FunctionalOptimizer | None = self._stepper
         now = None if stepper is None else stepper.scheduler(self.global_step)
         if self._trainer is None:
@@ -104,7 +105,7 @@ class TrainerProxy:
 
     @property
     def strategy(self) -> Any:
-        """Where ``LightningModule.optimizers`` looks."""
+        """The strategy, which ``LightningModule.optimizers`` asks for the optimisers."""
         return Strategy(self)
 
     def __getattr__(self, name: str) -> Any:
@@ -124,6 +125,34 @@ class TrainerProxy:
         _refuse(f"trainer.{name}", "leave it out")
 
 
+@contextmanager
+def attached(
+    system: Any, proxy: TrainerProxy, logged: dict[str, torch.Tensor], device: torch.device
+) -> Iterator[None]:
+    """While this lasts a system sees a stand-in as its trainer, and the numbers that it logs are collected.
+
+    Args:
+        system: whose step is evaluated.
+        proxy: what it sees.
+        logged: where what it logs is put, by name.
+        device: where these numbers are kept: nothing waits for them.
+    """
+
+    def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(value, torch.Tensor) and value.numel() == 1:
+            logged[name] = value.detach().to(device, torch.float32, non_blocking=True).reshape(())
+        elif isinstance(value, (int, float)):
+            logged[name] = torch.full((), float(value), device=device)
+
+    before = getattr(system, "_trainer", None)
+    system.trainer, system.log = proxy, log
+    try:
+        yield
+    finally:
+        del system.log
+        system.trainer = before
+
+
 class Strategy:
     """The strategy of a trainer at a step."""
 
@@ -132,7 +161,7 @@ class Strategy:
 
     @property
     def optimizers(self) -> list[StepOptimizer]:
-        """As the view has them."""
+        """The optimisers as the trainer's stand-in has them."""
         return self._view.optimizers
 
     _lightning_optimizers = optimizers
@@ -168,7 +197,7 @@ class StepOptimizer(torch.optim.Optimizer):
 
     @property
     def optimizer(self) -> StepOptimizer:
-        """What Lightning would have wrapped."""
+        """The optimiser that Lightning would have wrapped: this one."""
         return self
 
     @property
@@ -180,19 +209,19 @@ class StepOptimizer(torch.optim.Optimizer):
         )
 
     def step(self, closure: Any = None) -> NoReturn:
-        """Refused."""
+        """Raise: steps are taken by the loop."""
         _refuse("the optimiser's step")
 
     def zero_grad(self, set_to_none: bool = True) -> NoReturn:
-        """Refused."""
+        """Raise: gradients are dropped by the loop."""
         _refuse("the optimiser's gradients")
 
     def add_param_group(self, param_group: Any) -> NoReturn:
-        """Refused."""
+        """Raise: the parameters that are trained stay the same."""
         _refuse("the optimiser's groups")
 
     def load_state_dict(self, state_dict: Any) -> NoReturn:
-        """Refused."""
+        """Raise: what the optimiser remembers belongs to the state."""
         _refuse("the optimiser's state")
 
     def __setattr__(self, name: str, value: Any) -> None:

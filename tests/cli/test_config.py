@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dreamprop.cli import main
-from dreamprop.config.loader import InputError, keys
+from dreamprop.config.loader import InputError, keys, overrides, read
 from dreamprop.methods.factory import make_field, make_optimizer
 from dreamprop.runs import experiment as experiments
 from dreamprop.runs.config import ParallelConfig
@@ -41,7 +41,7 @@ Refused = Callable[[int], str]
         ("parallel.buffer_units=[1]", ["parallel.buffer_units", "[1]"]),
         ("parallel.buffer_units={a: true}", ["parallel.buffer_units.a", "'bool'"]),
         ("parallel.buffer_units={a: 0}", ["parallel.buffer_units of a", "> 0", ".inf"]),
-        (f"trainer.max_steps={'[' * 900}", ["trainer.max_steps=", "not YAML"]),
+        (f"trainer.max_steps={'[' * 900}", ["trainer.max_steps="]),
         (f"trainer.max_steps={'[' * 900}{']' * 900}", ["nested too deeply"]),
         (f"trainer.max_steps={'9' * 23}", ["trainer.max_steps", "<= 1e+09", "use 120"]),
         (f"trainer.max_steps={'9' * 5000}", ["trainer.max_steps"]),
@@ -104,6 +104,12 @@ def test_a_wrong_value_is_one_line(
     assert sorted(os.listdir(place.parent)) == [place.name]
 
 
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(9 * [f'*{before}'])}]\n" for before, name in pairwise("abcdefghi")
+)
+"""Nine lines that stand for 400 million values."""
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -117,6 +123,8 @@ def test_a_wrong_value_is_one_line(
         ("parallel: {buffer_units: {a: " * 300 + "1" + "}}" * 300, ["a"]),
         ("seed: " + "9" * 5000, ["cannot be read"]),
         ("\x00\x01", ["cannot be read"]),
+        (LAUGHS, ["at most 10000 values", "write the values"]),
+        ("a: &a [1, *a]", ["alias to what it stands in"]),
     ],
 )
 def test_a_wrong_file_is_one_line(refused: Refused, text: str, words: list[str]) -> None:
@@ -277,6 +285,14 @@ def test_sgd_looks_ahead_along_a_momentum_only() -> None:
         experiments.load(
             METHOD, ["system.optimizer.name=SGD", f"{OPTIMIZER}={{nesterov: true, betas: null, eps: null}}"]
         )
+
+
+def test_aliases_are_counted_and_not_written_out(place: Path) -> None:
+    wide = f"name=[&a [{','.join('x' * 200)}], [{','.join(60 * ['*a'])}]]"
+    with pytest.raises(InputError, match=r"override 'name=.*' must stand for at most 10000 values"):
+        overrides([wide])
+    Path("few.yaml").write_text("a: &a {b: 1}\nc: [*a, *a]\nd: {<<: *a, e: *a}\n")
+    assert read("few.yaml") == {"a": {"b": 1}, "c": [{"b": 1}] * 2, "d": {"b": 1, "e": {"b": 1}}}
 
 
 def test_chains_of_interpolations_are_refused_at_once() -> None:

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,6 +24,7 @@ from dreamprop import checkpoint
 from dreamprop.checkpoint import format
 from dreamprop.cli import main
 from dreamprop.config.loader import InputError
+from dreamprop.process import Process
 from dreamprop.rng import generator
 from dreamprop.runs import directory
 from dreamprop.runs.summary import SUMS
@@ -109,7 +111,7 @@ def test_a_full_disk_under_the_metrics(cli: Cli, refused: Refused) -> None:
     log._file = open("/dev/full", "w", newline="")  # noqa: SIM115
     log._writer.writer = __import__("csv").writer(log._file)
     with pytest.raises(InputError, match="No space left on device"), log:
-        log.add(Round(1, 2, 1, [0.0], None, 1, 0.1, 0))  # type: ignore[arg-type]
+        log.on_round(Round(1, 2, 1, [0.0], None, 1, 0.1, 0))  # type: ignore[arg-type]
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(place: Path) -> None:
@@ -211,8 +213,9 @@ def test_a_checkpoint_of_other_content_is_refused(
 
 
 def test_a_checkpoint_behind_a_boundary_has_the_shapes_from_there_on() -> None:
+    from dreamprop.checkpoint.expected import Expected
     from dreamprop.methods.factory import make_field, make_optimizer
-    from dreamprop.runs import experiment, resume
+    from dreamprop.runs import experiment
 
     config = experiment.load(
         REPOSITORY / "configs" / "dreamfusion.yaml",
@@ -221,7 +224,7 @@ def test_a_checkpoint_behind_a_boundary_has_the_shapes_from_there_on() -> None:
     field = make_field(config.system)
     optimizer = make_optimizer(config.system.optimizer, "volume-grid", field.groups())
 
-    class Growing:
+    class Growing(Process):
         boundaries = (5,)
 
         def init(self) -> State:
@@ -241,11 +244,36 @@ def test_a_checkpoint_behind_a_boundary_has_the_shapes_from_there_on() -> None:
     small = process.init()
     large = process.predict(replace(small, step=4))
     large = replace(large, moments={n: m for n, m in large.moments.items() if not n.startswith("/")})
-    resume.check(process, Window((replace(small, step=4), replace(large, moments={}))))
-    resume.check(process, Window((large,)))
+    expected = Expected.of(process, 5)
+    expected.check(Window((replace(small, step=4), replace(large, moments={}))))
+    expected.check(Window((large,)))
     for wrong in (replace(small, step=5), replace(large, step=4)):
         with pytest.raises(checkpoint.Damaged, match="params"):
-            resume.check(process, Window((wrong,)))
+            expected.check(Window((wrong,)))
+
+
+def test_a_checkpoint_is_looked_at_when_nothing_else_fills_the_memory(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process's own states, which say what it must hold, are gone when its tensors are read."""
+    assert cli("--train", "trainer.max_steps=20") == 0
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    first, read = toy.Toy.init, format.unpack
+
+    def init(self: toy.Toy) -> State:
+        state = first(self)
+        made.extend(weakref.ref(t) for part in (state.params, state.moments) for t in part.values())
+        return state
+
+    def unpack(*args: Any) -> Window:
+        alive.append(sum(tensor() is not None for tensor in made))
+        return read(*args)
+
+    monkeypatch.setattr(toy.Toy, "init", init)
+    monkeypatch.setattr("dreamprop.checkpoint.io.unpack", unpack)
+    assert cli("--train", "--resume", str(FOLDER)) == 0
+    assert made and alive == [0]
 
 
 @pytest.mark.parametrize("resume", ["x" * 300, "x\0y", "toy.yaml/below"])

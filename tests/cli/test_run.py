@@ -15,7 +15,7 @@ from PIL import Image
 from dreamprop import checkpoint
 from dreamprop.cli import main
 from dreamprop.runs.artifacts import mesh as meshes
-from dreamprop.runs.config import ExportConfig
+from dreamprop.runs.artifacts.config import ExportConfig
 
 Cli = Callable[..., int]
 Refused = Callable[[int], str]

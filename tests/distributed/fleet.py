@@ -1,40 +1,33 @@
 """Solve every case on 1, 2, 3 and 4 processes: ``python fleet.py FOLDER`` leaves each rank's result there.
 
-One process imports everything and forks the ranks, which then meet over gloo as those of ``torchrun`` do.
+One process imports everything and forks the ranks.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
-import traceback
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dreamprop as dp
 from dreamprop.distributed.rendezvous import init_process_group
-from dreamprop.evaluate.distributed import _digest
+from dreamprop.evaluate.distributed import digest
 from dreamprop.utils import foreach
 from tests.distributed.cases import CASES, WAYS
+from tests.distributed.forks import forked
 
 RANKS = (1, 2, 3, 4)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 def told(solution: dp.Solution) -> list[str]:
     """A result in short: names, types, shapes and every bit of the state, and what the rounds did."""
-    return [_digest(solution.state), str(solution.stats.strides), str(solution.stats.errors)]
+    return [digest(solution.state), str(solution.stats.strides), str(solution.stats.errors)]
 
 
 def work(folder: Path, made: dict[str, dp.Process]) -> None:
@@ -61,26 +54,7 @@ def main(folder: Path) -> int:
     made = {name: case[0]() for name, case in CASES.items() if "grid" in name}  # their model is loaded once
     failed = 0
     for size in RANKS:
-        port, children = free_port(), []
-        for rank in range(size):
-            if child := os.fork():
-                children.append(child)
-                continue
-            os.environ |= {
-                "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            }  # fmt: skip
-            status = 1
-            try:
-                work(folder, made)
-                dist.destroy_process_group() if dist.is_initialized() else None
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(status)
-        failed += sum(os.waitpid(child, 0)[1] != 0 for child in children)
+        failed += forked(size, partial(work, folder, made))
     return min(failed, 1)
 
 

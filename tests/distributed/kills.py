@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dreamprop import checkpoint
 from dreamprop.state import equal
 from tests.cli import toy
-from tests.distributed.fleet import free_port
+from tests.distributed.forks import free_port
 
 OPTIONS = (
     "trainer.max_steps=60", "checkpoint.every_n_train_steps=4", "checkpoint.train_time_interval=0.05",

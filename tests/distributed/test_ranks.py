@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import dreamprop as dp
+from dreamprop.process import as_process
 from dreamprop.state import equal
 from dreamprop.utils import foreach
 
@@ -41,7 +42,7 @@ def test_any_number_of_ranks_and_both_layouts_agree_bit_for_bit(
     monkeypatch.setattr(foreach, "PIECE", piece(name))
     make, steps, arguments, sub_batch = CASES[name]
     process = make()
-    batched = hasattr(process, "drift_window") and sub_batch != 1
+    batched = as_process(process).fused and sub_batch != 1
     evaluator = dp.evaluate.batched(sub_batch=sub_batch) if batched else dp.evaluate.serial
     alone = dp.solve(process, steps, evaluator=evaluator, **arguments)
     for which, found in results.items():

@@ -11,7 +11,7 @@ import pytest
 import dreamprop
 from tests.cli import toy
 
-from .fleet import free_port
+from .forks import free_port
 
 MEET = """
 import os, sys, time, torch

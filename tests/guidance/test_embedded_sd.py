@@ -72,7 +72,7 @@ def test_the_prompt_that_fits_predicts_the_noise_best(model: Model) -> None:
 
 def test_a_config_names_the_model() -> None:
     experiment = experiments.load(Path(__file__).parents[2] / "configs" / "dreamfusion-embedded-sd.yaml")
-    assert experiment.embedded
+    assert experiment.judged == experiment.prompt
     process = experiments.make_process(experiment)
     drift = process.drift(process.init())
     assert all(grad.isfinite().all() and grad.abs().max() > 0 for grad in drift.grads.values())

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from dreamprop.guidance import diffusion
+from dreamprop.guidance.config import GuidanceConfig, PromptConfig
 from dreamprop.guidance.diffusion import Model, load
+from dreamprop.guidance.factory import make_guidance
 from dreamprop.guidance.prompt import DIRECTIONS, Prompt, Views
-from dreamprop.guidance.sds import SDS, Draw, join
+from dreamprop.guidance.protocol import Draw, join
+from dreamprop.guidance.sds import SDS
 from tests.guidance import tiny
 
 ELEVATION, AZIMUTH = torch.tensor([0.0, 70.0, 10.0]), torch.tensor([0.0, 20.0, 170.0])
@@ -189,6 +195,29 @@ def test_a_model_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     (foreign / "model_index.json").write_text(index)
     with pytest.raises(ValueError, match="which is not one of diffusers, transformers"):
         load(foreign, "cpu")
+
+
+def test_the_text_encoder_is_freed_once_prompts_are_embedded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[weakref.ref[torch.Tensor]] = []
+
+    def load_and_watch(*args: Any) -> Model:
+        model = load(*args)
+        weights.extend(weakref.ref(p) for p in model.text_encoder.parameters())
+        return model
+
+    path = tiny.save(folder / "freed")
+    monkeypatch.setattr(diffusion, "load", load_and_watch)
+    config = GuidanceConfig(pretrained_model_name_or_path=str(path))
+    asked = PromptConfig(prompt="a red torus", negative_prompt="cube")
+    guidance = make_guidance(config, asked, torch.device("cpu"))
+    assert len(weights) > 5 and all(weight() is None for weight in weights)
+    assert isinstance(guidance, SDS) and guidance.model.text_encoder is None
+    # what was embedded is what a model that keeps its encoder embeds
+    kept = Prompt.of(load(path, "cpu"), "a red torus", "cube", Views())
+    assert torch.equal(guidance.prompt.positive, kept.positive)
+    assert torch.equal(guidance.prompt.negative, kept.negative)
 
 
 def test_global_random_state_is_left_alone(pixels: Model) -> None:

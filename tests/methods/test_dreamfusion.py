@@ -91,7 +91,7 @@ def test_window_chunks_do_not_matter(folder: Path, monkeypatch: pytest.MonkeyPat
     process = make(folder)
     states = walk(process, 3)
     whole = process.drift_window(states)
-    monkeypatch.setattr("dreamprop.methods.dreamfusion.CACHE", 1)
+    monkeypatch.setattr("dreamprop.methods.rendering.CACHE", 1)
     for a, b in zip(whole, process.drift_window(states), strict=True):
         close(a, b)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamprop.guidance.sds import Draw
-from dreamprop.methods import dreamfusion
+from dreamprop.guidance.protocol import Draw
+from dreamprop.methods import distillation, dreamfusion
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.scenes import cameras
 from dreamprop.scenes.config import BackgroundConfig, GeometryConfig, RendererConfig
 from dreamprop.scenes.field import stack
+from dreamprop.scenes.volume_rendering import prune_density
 from dreamprop.state import State
 from tests.ball import Ball
 from tests.results import Shown, judge
@@ -58,7 +58,7 @@ def show(process: dreamfusion.DreamFusion, state: State) -> Shown:
     azimuth = torch.arange(6) * 60.0
     wanted = process.guidance.target(torch.full_like(azimuth, 15.0), azimuth, SIDE)  # type: ignore[attr-defined]
     renderer = process.system.renderer
-    density = -math.log1p(-renderer.prune_alpha) * renderer.num_samples_per_ray / (2 * process.bound)
+    density = prune_density(renderer.prune_alpha, process.bound)
     occupied = process.field.occupancy_mask(stack([state.params]), stack([state.buffers]), density)
     assert occupied is not None and not occupied.all()
     return Shown(views, float((views - wanted).square().mean()), {"occupied": int(occupied.sum())})
@@ -66,7 +66,7 @@ def show(process: dreamfusion.DreamFusion, state: State) -> Shown:
 
 @pytest.mark.parametrize("kind", ["volume-grid", "implicit-volume"])
 def test_a_method_by_its_result(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dreamfusion, "_guidance", lambda *_: Pull())
+    monkeypatch.setattr(distillation, "make_guidance", lambda *_: Pull())
     data = DataConfig(
         batch_size=1,
         width=SIDE,

@@ -208,8 +208,12 @@ def test_the_shipped_judge_finds_a_handle_where_there_is_one():
         layers, _ = render_layers(parts, 12, generator(judge_accuracy.SEED, 0), low)
         red = torch.tensor([[0.85, 0.1, 0.1]])
         pictures = compose(layers, red, red, torch.full((1, 3, 1, 1), 0.6))
-        assert found(jury.find(pictures, "mug")["handle"]) == has
-    assert jury.find(pictures, "sphere") == {}
+        assert found(jury.find(pictures, read("a red mug"))["handle"]) == has
+    assert (
+        jury.find(pictures, read("a red sphere"))
+        == {}
+        == jury.find(pictures, read("a red cube beside a red torus"))
+    )
 
 
 def test_pictures_of_any_size_are_judged():

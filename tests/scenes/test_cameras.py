@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from dreamprop.scenes.cameras import Ranges, direction, draw, orbit, place, project, rays
+from dreamprop.scenes.directions import Views
 
 
 def tensors(*values: float) -> torch.Tensor:
@@ -71,3 +72,9 @@ def test_states_of_a_window_have_their_own_cameras() -> None:
     for i, (u, n) in enumerate(one):
         alone = place(u[None], n[None], Ranges())
         assert torch.equal(alone.position, together.position[2 * i : 2 * i + 2])
+
+
+def test_words_are_those_of_the_numbers() -> None:
+    elevation, azimuth = tensors(0, 0, 0, 61, -20), tensors(10, 100, 179, 10, -170)
+    assert Views().words(elevation, azimuth) == ["front", "side", "back", "overhead", "back"]
+    assert Views(overhead_threshold=70.0).words(elevation, azimuth)[3] == "front"

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import stack
-from dreamprop.scenes.grid_lookup import BLOCK, cell, corners, gather, weights
 from dreamprop.scenes.hash_grid import OCCUPANCY, TABLE, HashGrid
 from dreamprop.scenes.volume_grid import COLOR, DENSITY, VoxelGrid
 
@@ -23,36 +22,13 @@ def ball(count: int, states: int = 1) -> Tensor:
     return (torch.rand(states, count, 3, generator=gen(7)) * 2 - 1) * 0.55
 
 
-def test_lookup_is_trilinear_interpolation() -> None:
-    side, count = 9, BLOCK + 100  # more than a block
-    position = torch.rand(3, count, generator=gen()) * (side - 1)
-    position[:, 0], position[:, 1] = 0, side - 1  # both ends
-    table = torch.randn(side**3, 4, generator=gen(1)).requires_grad_()
-
-    def locate(part: slice) -> tuple[Tensor, Tensor]:
-        low, rest = cell(position[:, part], side)
-        return corners(low, side), weights(rest)
-
-    found = gather(table, locate, count)
-    grid = table.t().reshape(1, 4, side, side, side)
-    at = (position.flip(0).t() / (side - 1) * 2 - 1).view(1, 1, 1, count, 3)
-    expected = F.grid_sample(grid, at, align_corners=True).view(4, count)
-    assert torch.allclose(found, expected, atol=1e-5)
-    push = torch.randn(4, count, generator=gen(2))
-    (a,), (b,) = torch.autograd.grad(found, table, push), torch.autograd.grad(expected, table, push)
-    assert torch.allclose(a, b, atol=1e-4)
-
-
-def test_density_and_its_threshold() -> None:
+def test_density_and_its_blob() -> None:
     points = torch.tensor([[0.0, 0, 0], [0.3, 0, 0.4]])
     cone = Density("softplus", 2.0, "blob_magic3d", 10.0, 0.5)
     assert torch.allclose(cone.offset(points), torch.tensor([10.0, 0.0]), atol=1e-5)
     bell = Density("exp", 2.0, "blob_dreamfusion", 5.0, 0.5)
     assert torch.allclose(bell.offset(points), 5 * torch.tensor([0.0, -0.5]).exp())
     assert torch.allclose(bell.of(torch.tensor([1.0])), 2 * torch.tensor([1.0]).exp())
-    for density in (cone, bell):
-        for value in (0.01, 1.0, 100.0):
-            assert density.of(torch.tensor(density.threshold(value))).item() == pytest.approx(value, rel=1e-3)
     assert not Density(bias="none").offset(points).any()
 
 

@@ -14,9 +14,10 @@ from dreamprop.scenes.background import soft, solid
 from dreamprop.scenes.cameras import orbit
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import Sampled, Tensors, stack
+from dreamprop.scenes.hash_grid import OCCUPANCY, HashGrid
 from dreamprop.scenes.shading import Shading, shade
 from dreamprop.scenes.volume_grid import COLOR, DENSITY, VoxelGrid
-from dreamprop.scenes.volume_rendering import render
+from dreamprop.scenes.volume_rendering import Rendered, prune_density, render
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,55 @@ def test_skipping_empty_cells_changes_next_to_nothing() -> None:
     skipped = picture(field, 16, 48, params=stacked, prune_alpha=1e-4)
     assert (whole.color - skipped.color).abs().max() < 48e-4
     assert (whole.color - skipped.color).abs().max() > 0
+
+
+def beginning() -> tuple[HashGrid, Tensors, Tensors]:
+    """The hash grid that enters step 0 of the configs for Stable Diffusion and IF, with fewer levels."""
+    field = HashGrid(
+        levels=2, log2_rows=8, radius=2.0, density=Density("softplus", 1.0, "blob_magic3d", 10.0, 0.5)
+    )
+    params, buffers = field.init(torch.Generator().manual_seed(0))
+    return field, stack([params]), stack([buffers])
+
+
+def seen(
+    field: VoxelGrid | HashGrid, params: Tensors, buffers: Tensors, samples: int, prune: float
+) -> Rendered:
+    size, one = 16, torch.ones(1)
+    cameras = orbit(10 * one, 30 * one, 1.9 * field.radius * one, 47 * one)
+    with torch.no_grad():
+        middle = torch.full((1, size * size), 0.5)
+        return render(field, params, buffers, cameras, size, size, middle, samples=samples, prune_alpha=prune)
+
+
+def test_what_is_skipped_does_not_depend_on_the_number_of_samples() -> None:
+    """At step 0, where matter is thin; a cut by opacity a sample hid an optical depth of 0.01 * 512."""
+    field, params, buffers = beginning()
+    occupied = field.occupancy_mask(params, buffers, prune_density(0.01, field.radius))
+    assert occupied is not None and occupied.float().mean().item() == pytest.approx(0.057, abs=0.002)
+    for scene in ((field, params, buffers), (blob()[0], stack([blob()[1]]), {})):
+        few, many = (seen(*scene, samples, 0.01) for samples in (32, 512))
+        whole = seen(*scene, 512, 0.0)
+        assert whole.opacity.max() > 0.9
+        # of skipping: what a cell may hide of a diameter; of 32 samples: the quadrature of a smooth blob
+        assert (many.opacity - whole.opacity).abs().max() < 2e-2
+        assert (few.opacity - many.opacity).abs().max() < 2e-2
+        assert (few.color - many.color).abs().max() < 2e-2
+
+
+@pytest.mark.parametrize("thin", [1.0, 1e-3])
+def test_a_scene_that_is_thin_everywhere_is_not_skipped_as_a_whole(thin: float) -> None:
+    """The cut is never above the mean of the field, as in nerfacc's occupancy grids."""
+    hashed, params, buffers = beginning()
+    buffers = {OCCUPANCY: buffers[OCCUPANCY] * thin}
+    voxels, dense = (
+        VoxelGrid(16, density=Density(scale=thin, blob_scale=2.0)),
+        stack([VoxelGrid(16).init(torch.Generator())[0]]),
+    )
+    for field, own, memory in ((hashed, params, buffers), (voxels, dense, {})):
+        for density in (prune_density(0.01, field.radius), 1e6):
+            occupied = field.occupancy_mask(own, memory, density)
+            assert occupied is not None and 0.02 < occupied.float().mean() < 0.8
 
 
 def test_nothing_at_all_is_empty_and_has_a_gradient() -> None:

@@ -17,7 +17,7 @@ from dreamprop.adapters.buffers import moved
 from dreamprop.process import Group
 from dreamprop.rng import generator
 from dreamprop.solver.buffers import UNIT
-from dreamprop.state import State
+from dreamprop.state import BufferWrite, State
 
 FLAGS, CELLS, SIZE = 4, 40, 3
 """One of four flags that differs is beyond any tolerance tried here: at least 1 / 4, in units of 0.1."""
@@ -136,12 +136,12 @@ class Written:
         write(buffers, self.events[state.step])
         noise = torch.randn(SIZE, generator=generator(self.seed, state.step))
         grad = 2 * (state.params["at"] - wanted(buffers, noise))
-        aux = {f"old/{n}": b for n, b in state.buffers.items()} | {f"new/{n}": b for n, b in buffers.items()}
-        return dp.Drift({"at": grad}, aux)
+        writes = {n: BufferWrite(old, buffers[n]) for n, old in state.buffers.items()}
+        return dp.Drift({"at": grad}, writes=writes)
 
     def update(self, state: State, drift: dp.Drift) -> State:
-        aux = drift.aux
-        buffers = {n: moved(b, aux[f"old/{n}"], aux[f"new/{n}"]) for n, b in state.buffers.items()}
+        writes = drift.writes
+        buffers = {n: moved(b, writes[n].old, writes[n].new) for n, b in state.buffers.items()}
         params = {n: p - RATE * drift.grads[n] for n, p in state.params.items()}
         return State(params, {}, buffers, state.step + 1)
 

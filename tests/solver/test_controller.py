@@ -9,7 +9,7 @@ import torch
 
 import dreamprop as dp
 from dreamprop.errors import NonFiniteDrift
-from dreamprop.solver.controller import Paper, Step
+from dreamprop.solver.controller import Paper, Step, accept
 from dreamprop.solver.norms import Norms, measure
 from dreamprop.state import equal
 from tests.solver.chains import Growing, Toy, optimizer
@@ -70,9 +70,7 @@ def test_the_step_rule_has_the_units_it_says() -> None:
     base = dp.State(params, {}, {}, 0)
 
     def error(groups: dict[str, dp.Group]) -> float:
-        norms, bad = measure([base, guess], [rolled], [dp.Drift({})], [groups])
-        assert bad == [None]
-        return Step(1.0)(norms[0], groups)
+        return Step(1.0).error(measure([base, guess], [rolled], [groups])[0], groups)
 
     # 1e-6: one rounding in float32
     whole = math.sqrt((4 * 0.09 + 6 * 0.01) / 10)
@@ -90,11 +88,44 @@ def test_the_step_rule_has_the_units_it_says() -> None:
 def test_nan_is_never_small() -> None:
     groups = {"all": dp.Group(("a",), 0.1)}
     norms = Norms({"a": math.nan}, {}, {"a": 3}, False)
-    assert Step(1.0)(norms, groups) == math.inf
-    rule = Paper(30.0)
-    assert rule(norms, groups) == math.inf
-    rule.settle([math.inf, math.inf, 10.0])
-    assert rule.limit == pytest.approx(28)  # an infinite error would lift the threshold for good
+    assert Step(1.0).error(norms, groups) == math.inf
+    paper = Paper(30.0)
+    assert paper.error(norms, groups) == math.inf
+    # an infinite error would lift the threshold for good
+    assert paper.learn(30.0, [math.inf, math.inf, 10.0]) == pytest.approx(28)
+
+
+def test_acceptance_is_pure() -> None:
+    """Strides, errors and the next threshold follow from norms and state alone, and nothing else changes."""
+    groups = [{"all": dp.Group(("a",), 1.0)}] * 4
+    # the guesses of slots 1, 2 and 3 are off by 0.5, 2 and 0.1 root mean square; behind the window there is none
+    norms = [Norms({"a": 4 * off**2}, {}, {"a": 4}, False) for off in (0.5, 2.0, 0.1)]
+    norms.append(Norms(None, {}, {}, False))
+    for _ in range(2):
+        stride, errors, state = accept(Step(1.0), norms, groups, None)
+        assert (stride, state) == (2, None) and errors == pytest.approx([0, 0.5, 2.0, 0.1])
+    assert accept(Step(1.0), norms[:2], groups, None) == (2, [0, 0.5, math.inf, math.inf], None)
+    assert accept(Step(3.0), norms, groups, None)[0] == 4
+    for _ in range(2):
+        stride, errors, threshold = accept(Paper(1e6, decay=0.5), norms, groups, 1e6)
+        assert errors == pytest.approx([0, 0.25e6, 4e6, 0.01e6]) and stride == 2
+        assert threshold == pytest.approx(0.5e6 + 0.5 * 0.25e6)
+
+
+def test_a_drift_that_is_not_finite_reaches_no_update() -> None:
+    """Updates may draw from what drifts bring, which a NaN would break."""
+
+    class Draws(Toy):
+        def update(self, state: dp.State, drift: dp.Drift) -> dp.State:
+            torch.multinomial(next(iter(drift.grads.values())).abs().flatten() + 1e-9, 1)
+            return super().update(state, drift)
+
+    broken = Draws(optimizer("Adam"), spoil=lambda step, grad: grad * (math.nan if step == 5 else 1))
+    for evaluator in ("serial", "distributed"):
+        with pytest.raises(NonFiniteDrift, match="step 5"):
+            dp.solve(broken, 10, 8, evaluator=evaluator)
+    with pytest.raises(NonFiniteDrift, match="step 5"):
+        dp.solve_sequential(broken, 10)
 
 
 def test_a_process_without_groups_or_predict_runs() -> None:
@@ -107,6 +138,46 @@ def test_a_process_without_groups_or_predict_runs() -> None:
 
     got = dp.solve(Bare(), 30, 8, 0.1)
     assert got.state.step == 30 and got.stats.num_rounds < 30
+
+
+def test_a_subclass_inherits_what_a_process_may_leave_out() -> None:
+    class Halving(dp.Process):
+        def init(self) -> dp.State:
+            return dp.State({"x": torch.ones(3)}, {}, {}, 0)
+
+        def drift(self, state: dp.State) -> dp.Drift:
+            return dp.Drift(dict(state.params))
+
+        def update(self, state: dp.State, drift: dp.Drift) -> dp.State:
+            return dp.State({"x": state.params["x"] - drift.grads["x"] / 2}, {}, {}, state.step + 1)
+
+    process = Halving()
+    assert not process.fused
+    expected = dp.solve_sequential(process, 12)
+    assert equal(dp.solve(process, 12, 4, 0).state, expected.state)
+    assert dp.solve(process, 12, 4, 2.0).stats.num_rounds < 12
+    with pytest.raises(ValueError, match="got Halving without elementwise"):
+        dp.solve(process, 12, evaluator=dp.evaluate.distributed(layout="sharded"))
+
+
+def test_evaluators_are_values() -> None:
+    """What a run learns of its memory is no business of the next."""
+    sizes: list[int] = []
+
+    class Small(Toy):
+        def drift_window(self, states: list[dp.State]) -> list[dp.Drift]:
+            sizes.append(len(states))
+            if len(states) > 3:
+                raise torch.OutOfMemoryError
+            return [self.drift(state) for state in states]
+
+    assert dp.evaluate.batched() == dp.evaluate.batched()
+    evaluator, process = dp.evaluate.batched(), Small(optimizer("Adam"))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="do not fit in memory"):
+            dp.solve(process, 20, 8, evaluator=evaluator)
+        assert sizes[0] == 8
+        sizes.clear()
 
 
 def test_batched_is_the_default_where_there_is_drift_window() -> None:
@@ -155,9 +226,9 @@ TOY = Toy(optimizer("SGD"))
         (lambda: dp.solve(TOY, 5, predictor="none"), "predictor must be one of momentum, hold, got 'none'"),
         (
             lambda: dp.solve(TOY, 5, evaluator="gpu"),
-            "evaluator must be one of serial, batched, distributed, got 'gpu'",
+            "evaluator must be one of batched, serial, distributed, got 'gpu'",
         ),
-        (lambda: dp.solve(TOY, 5, evaluator="batched"), "must have drift_window, got Toy without it"),
+        (lambda: dp.solve(TOY, 5, evaluator="batched"), "batched must have a process with drift_window"),
         (lambda: dp.evaluate.batched(sub_batch=0), "sub_batch must be >= 1, got 0"),
         (
             lambda: dp.solve(TOY, 5, evaluator=lambda p, s: []),

@@ -64,9 +64,8 @@ def test_same_gradients_and_eight_times_fewer_runs() -> None:
         for name, grad in one.grads.items():
             # a float32 sum of 8 terms in another order: 8 x 2^-24 of its largest term
             torch.testing.assert_close(other.grads[name], grad, rtol=1e-5, atol=1e-6)
-        for name, value in one.aux.items():
-            if name.startswith("new/"):
-                assert torch.equal(value, other.aux[name]), name
+        for name, write in one.writes.items():
+            assert torch.equal(write.new, other.writes[name].new), name
 
 
 def test_frozen_weights_are_not_copied() -> None:

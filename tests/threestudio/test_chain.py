@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import dreamprop as dp
 from dreamprop.rng import seeded
 from dreamprop.state import State, equal
+from dreamprop.threestudio.empty_renders import WORDS
 from dreamprop.threestudio.precision import GROWTH, SCALE, Scaling, StepSettings
 from dreamprop.threestudio.purity import check
 from dreamprop.threestudio.system import Threestudio
@@ -75,8 +77,9 @@ def test_what_is_thrown_away_leaves_no_trace() -> None:
     random.Random(0).shuffle(order)
     for t in order:
         again = process.drift(states[t])
-        assert all(torch.equal(again.grads[n], drifts[t].grads[n]) for n in drifts[t].grads)
-        assert all(torch.equal(again.aux[n], drifts[t].aux[n]) for n in drifts[t].aux)
+        found, expected = again.tensors(), drifts[t].tensors()
+        assert found.keys() == expected.keys() and {path[0] for path in found} >= {"grads", "writes"}
+        assert all(torch.equal(found[path], expected[path]) for path in expected)
 
 
 def test_the_callers_generators_are_left_alone() -> None:
@@ -95,9 +98,26 @@ def test_logs_are_those_of_accepted_steps() -> None:
     process = chain()
     dp.solve(process, 6, window=3, tolerance=0)
     taken = process.take_log(6)
-    assert [t for t, _ in taken] == list(range(6))
-    assert all(set(metrics) == {"train/loss"} for _, metrics in taken)
+    assert [log.step for log in taken] == list(range(6))
+    assert all(set(log.metrics) == {"train/loss"} and not log.empty for log in taken)
     assert process.take_log(6) == []
+
+
+class Emptying(System):
+    """Its second step renders nothing, which threestudio logs once a render."""
+
+    def training_step(self, batch: Any, index: int) -> Any:
+        if index == 1:
+            logging.getLogger("pytorch_lightning").warning(WORDS)
+        return super().training_step(batch, index)
+
+
+def test_a_render_without_samples_is_told_beside_what_was_logged() -> None:
+    process = chain(system=Emptying())
+    dp.solve(process, 4, window=3, tolerance=0)
+    taken = process.take_log(4)
+    assert [log.empty for log in taken] == [False, True, False, False]
+    assert all(set(log.metrics) == {"train/loss"} for log in taken)
 
 
 def test_a_scaler_halves_and_doubles_as_torchs_does() -> None:

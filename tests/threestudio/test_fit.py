@@ -343,7 +343,7 @@ def test_what_came_from_another_process_is_saved_by_itself(tmp_path: Path) -> No
     buffers = {NUMBERS: numbers, "grid": block[32:36].view(torch.bool)}
     base = State(params, {}, buffers, 3)
     reached = Window((base, State(params, {"w/step": block[40:44].view(torch.float32)}, buffers, 4)))
-    torch.save(entry(reached, {}), tmp_path / "kept")
+    torch.save(entry(reached, {}, {NUMBERS}), tmp_path / "kept")
     assert (tmp_path / "kept").stat().st_size < 1 << 16
     again, dropped = restored(torch.load(tmp_path / "kept", weights_only=True), base, {})
     assert dropped == "" and all(equal(a, b) for a, b in zip(again.states, reached.states, strict=True))

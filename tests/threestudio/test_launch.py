@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from dreamprop.cli import main
+from dreamprop.runs.summary import SUMS
 from dreamprop.threestudio import loading
 
 from . import upstream
@@ -162,7 +163,12 @@ def test_a_run_writes_what_threestudio_writes(folder: Path) -> None:
         *("--train", "--baseline", "--resume", str(place / "ckpts" / "last.ckpt")),
     )
     assert on.returncode == 0, on.stderr
-    assert (folder / "outputs" / "dreamfusion-sd" / "further" / "ckpts" / "epoch=0-step=9.ckpt").is_file()
+    further = place.with_name("further")
+    assert (further / "ckpts" / "epoch=0-step=9.ckpt").is_file()
+    # the lines of the first eight steps are in another folder, so that no sum is known
+    assert "metrics.csv must hold the rounds up to step 8, got 0 of them" in on.stderr
+    summary = json.loads((further / "summary.json").read_text())
+    assert summary["steps"] == 9 and all(summary[key] is None for key in SUMS)
 
 
 @upstream.needs_checkout

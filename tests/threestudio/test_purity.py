@@ -16,6 +16,7 @@ import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.errors import InputError
 from dreamprop.runs.config import ParallelConfig
+from dreamprop.runs.loop import RunSettings
 from dreamprop.runs.threestudio.run import Run
 from dreamprop.solver.solution import Round
 from dreamprop.solver.window import Window
@@ -252,9 +253,9 @@ def test_a_run_goes_on_and_says_so_where_that_is_asked_for(
 ) -> None:
     def go(how: str, act: Callable[[Any, Any, int], Any]) -> str:
         studio = OmegaConf.create({"trial_dir": str(tmp_path), "seed": SEED, "trainer": {}})
-        block = ParallelConfig(purity=how, window=4)
-        run = Run(Namespace(), studio, block, torch.device("cpu"), Communicator())
-        run._made = SimpleNamespace(trainer=SimpleNamespace(max_steps=16, loggers=[]))  # type: ignore[assignment]
+        settings = RunSettings(ParallelConfig(purity=how, window=4), 16)
+        run = Run(Namespace(), studio, settings, torch.device("cpu"), Communicator())
+        run._made = SimpleNamespace(trainer=SimpleNamespace(loggers=[]))  # type: ignore[assignment]
         process, reached = chain(Remembers(act)), []
         with run._open:
             run._ready(process, process.init())

@@ -8,15 +8,23 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
+from dreamprop.cli import main
+from dreamprop.cli import threestudio as command_line
 from dreamprop.config.loader import InputError
-from dreamprop.threestudio import hub, limits
+from dreamprop.errors import NonFiniteDrift, RankFailed, RankLost
+from dreamprop.runs.resume import step_of
+from dreamprop.state import State, check_names, to
+from dreamprop.threestudio import hub, limits, loading
+from dreamprop.threestudio.checkpoint import status
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.refusals import theirs, words
 
@@ -91,6 +99,45 @@ def test_errors_of_theirs_are_told_by_the_key_of_the_config() -> None:
         "system.geometry.width: Value 'wide'"
     )  # type: ignore[arg-type]
     assert words(NotAChain("a sentence\nof ours")) == "a sentence of ours"
+
+
+def throw(error: Exception) -> None:
+    raise error
+
+
+def test_a_defect_of_ours_is_no_mistake_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What goes wrong in our code shows where; sentences, and what is wrong with a path, are lines."""
+
+    def raised(act: Any) -> BaseException:
+        with pytest.raises(Exception) as caught, theirs(config()):
+            act()
+        return caught.value
+
+    missing = SimpleNamespace()
+    assert type(raised(lambda: loading.refusal(missing))) is AttributeError
+    # in PyTorch, called by us; and by Python's int(), whose words are no sentence of ours
+    assert type(raised(lambda: to(State({"a": torch.zeros(1)}, {}, {}, 0), "nonsense"))) is RuntimeError
+    assert type(raised(lambda: step_of(Path("step-x")))) is ValueError
+    for stop in (RankFailed(1, "KeyError: 'a'"), RankLost([1], "is silent"), NonFiniteDrift(3, "g", "p")):
+        assert raised(lambda stop=stop: throw(stop)) is stop
+    for act, said in (
+        (lambda: check_names("grads", [], ["a"]), "grads must name every tensor"),
+        (lambda: status(tmp_path / "none.ckpt"), "No such file"),
+    ):
+        assert isinstance(error := raised(act), InputError) and said in str(error)
+
+    path = tmp_path / "theirs.yaml"
+    path.write_text("name: x\ndata_type: random-camera-datamodule\n")
+    monkeypatch.setattr(command_line, "install", lambda *_: loading.refusal(missing))
+    assert main(["--config", str(path), "--train", "--threestudio", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told and "AttributeError" in told and "error: " not in told
+    laughs = [f"{name}: &{name} [{', '.join(9 * [f'*{before}'])}]" for before, name in pairwise("abcdefg")]
+    path.write_text("\n".join(["a: &a [x]", *laughs]))
+    assert main(["--config", str(path), "--train", "--threestudio", str(tmp_path)]) == 2
+    assert "at most 10000 values" in capsys.readouterr().err
 
 
 def test_names_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

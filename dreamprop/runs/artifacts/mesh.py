@@ -3,8 +3,10 @@
 Legend: N points, V vertices, F faces, R grid points along a side.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,8 @@ from skimage.measure import marching_cubes
 from torch import Tensor
 
 from dreamprop.config.loader import InputError
-from dreamprop.runs.config import ExportConfig
+from dreamprop.runs.artifacts.config import ExportConfig
+from dreamprop.state import State
 from dreamprop.utils.atomic_io import replacing
 
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -25,11 +28,49 @@ CHUNK = 65536
 TEXELS = 256
 """Texels along a side of a slice of colours."""
 SLICE = 16 / 255
-"""Between two slices of colours."""
+"""Distance between two slices of colours, in RGB from 0 to 1."""
 
 
 class EmptySurface(InputError):
     """The density reaches the threshold nowhere."""
+
+
+def write_mesh(
+    process: Any, state: State, config: ExportConfig, device: torch.device, place: Path
+) -> list[Path]:
+    """Write `mesh.obj` and `mesh.glb` of a state.
+
+    Args:
+        process: has `density_and_color(state, points)` and `bound`.
+        state: the result.
+        config: how fine, and at what density.
+        device: where the state is.
+        place: the folder to write into.
+
+    Returns:
+        The files written.
+
+    Raises:
+        EmptySurface: the density reaches the threshold nowhere.
+        InputError: the disk refused.
+    """
+
+    def field(points: Tensor) -> tuple[Tensor, Tensor]:
+        density, color = process.density_and_color(state, points.to(device))
+        return density, color
+
+    return write(place, extract(field, float(process.bound), config))
+
+
+def write_mesh_if_any(
+    process: Any, state: State, config: ExportConfig, device: torch.device, place: Path
+) -> list[str]:
+    """The names of what `write_mesh` writes; a scene without a surface is told, but no error of a run that is done."""
+    try:
+        return [path.name for path in write_mesh(process, state, config, device, place)]
+    except EmptySurface as error:
+        print(f"no mesh: {error}", file=sys.stderr)
+        return []
 
 
 def extract(field: Field, bound: float, config: ExportConfig) -> trimesh.Trimesh:

@@ -1,4 +1,4 @@
-"""The pictures of a result, and what a judge that did not make them says of them."""
+"""The pictures of a result."""
 
 from pathlib import Path
 from typing import Any
@@ -6,32 +6,49 @@ from typing import Any
 from torch import Tensor
 
 from dreamprop.runs.artifacts import images
-from dreamprop.runs.artifacts.judgement import judge_views
-from dreamprop.runs.experiment import Experiment
+from dreamprop.runs.artifacts.config import OutputConfig
 from dreamprop.state import State
 
 
-def views_of(process: Any, state: State, experiment: Experiment, count: int | None = None) -> Tensor:
-    """Views around the result, [N, 3, H, W] in [0, 1]."""
-    output = experiment.config.output
+def views_of(process: Any, state: State, output: OutputConfig, count: int | None = None) -> Tensor:
+    """Views evenly around a state, [N, 3, H, W] in [0, 1], on the CPU.
+
+    Args:
+        process: has `render_views`.
+        state: what is shown.
+        output: size, elevation and, by default, number of the views.
+        count: how many, if not as many as `output` says.
+    """
     size = output.view_size
     return process.render_views(
         state, num_views=count or output.views, width=size, height=size, elevation=output.elevation
     ).cpu()
 
 
-def write_pictures(process: Any, state: State, experiment: Experiment, place: Path) -> dict[str, Any] | None:
-    """Write the views and the turntable of a state.
+def write_pictures(process: Any, state: State, output: OutputConfig, place: Path) -> Tensor:
+    """Write the views and the turntable of a state into a folder.
 
     Returns:
-        What the judge says of the views, where the embedded model made them.
+        The views, [N, 3, H, W] in [0, 1].
+
+    Raises:
+        InputError: the disk refused.
     """
-    output = experiment.config.output
     size = output.turntable_size
-    views = views_of(process, state, experiment)
+    views = views_of(process, state, output)
     images.write_bytes(place / "views.png", images.png(images.side_by_side(views)))
     frames = process.render_views(
         state, num_views=output.turntable_frames, width=size, height=size, elevation=output.elevation
     )
     images.write_turntable(place, frames, output.turntable_fps)
-    return judge_views(experiment, views)
+    return views
+
+
+def write_preview(process: Any, state: State, size: int, place: Path) -> None:
+    """Write `preview.png`, four views of a state side by side, into a folder.
+
+    Raises:
+        InputError: the disk refused.
+    """
+    views = process.render_views(state, num_views=4, width=size, height=size)
+    images.write_bytes(place / "preview.png", images.png(images.side_by_side(views)))

@@ -4,7 +4,7 @@ import shlex
 from argparse import Namespace
 from pathlib import Path
 
-from dreamprop.runs.resume import started
+from dreamprop.runs.command import started
 
 
 def command(given: Namespace, size: int, kept: Path) -> str:

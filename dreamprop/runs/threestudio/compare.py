@@ -11,10 +11,9 @@ import torch
 from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
-from dreamprop.errors import RankFailed
 from dreamprop.runs.artifacts import report
 from dreamprop.runs.outcome import RUNS, VIEWS, Outcome
-from dreamprop.runs.stops import STOPS
+from dreamprop.runs.stops import STOPS, trace
 
 TIMING = (
     "Seconds are those of the rounds alone: imports, the building of systems, validation, tests and files are left "
@@ -82,8 +81,7 @@ def compare(place: Path, prompt: str, seed: int, train: Train, communicator: Com
                 torch.cuda.empty_cache()
     except STOPS as stop:
         if communicator.rank == 0:
-            if isinstance(stop, RankFailed):
-                print(stop.traceback, file=sys.stderr)
+            trace(stop)
             print(report.unfinished(stop, place, done), file=sys.stderr)
         return 1
     report.write(place, done, prompt=prompt, timing=TIMING, shown=SHOWN)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.threestudio.trainer import make_trainer
@@ -54,7 +55,7 @@ class Session:
         resume = self.studio.resume
         with theirs(self.studio):
             if resume is not None:  # Lightning restores neither by itself outside fit
-                self.system.set_resume_status(*status(resume))
+                self.system.set_resume_status(*_status(resume))
         begun: list[int] = []
         self.on(**{f"on_{stage}_batch_start": lambda *_: begun.append(1) for stage in STAGES})
         trainer = self.trainer
@@ -62,6 +63,24 @@ class Session:
         with theirs(self.studio, lambda: bool(begun)):
             run(self.system, datamodule=self.data, ckpt_path=resume)
         return 0
+
+
+def _status(resume: str) -> tuple[int, int]:
+    """Epoch and step of a checkpoint.
+
+    Raises:
+        InputError: it is none.
+        OSError: it cannot be read.
+    """
+    try:
+        return status(resume)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the restricted unpickler or an entry that is missing comes to
+        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise InputError(
+            f"resume must be a checkpoint of Lightning's, got {resume}: {said}; use another"
+        ) from error
 
 
 def prompt_of(studio: Any) -> str:

@@ -24,13 +24,13 @@ REQUIRED = (
     "jaxtyping",
     "typeguard",
 )
-"""What no system of upstream does without."""
+"""Modules that no system of threestudio does without."""
 EXTRA = 'pip install "dreamprop[threestudio]"'
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """Something that stands in the place of the real thing."""
+    """What something stands in the place of, since it cannot be used here, and why."""
 
     name: str
     reason: str
@@ -46,7 +46,7 @@ class Report:
     root: Path
     """The folder that holds the package `threestudio`."""
     version: str
-    """Upstream's."""
+    """The version of threestudio."""
     device: torch.device
     """The one device of this process."""
     standins: tuple[StandIn, ...]
@@ -55,7 +55,7 @@ class Report:
     """Optional modules that are not installed; using one raises `MissingModule` with the remedy."""
 
     def lines(self) -> list[str]:
-        """One line for each thing a user should know."""
+        """One line for each thing that a user should know of what was done."""
         out = [f"threestudio {self.version} from {self.root} on {self.device}", *map(str, self.standins)]
         if self.absent:
             out.append(f"not installed, refused when used: {', '.join(self.absent)}")
@@ -115,7 +115,7 @@ def install(root: Path | str | None, device: torch.device | str | None = None) -
 
 
 def _locate(root: Path | str | None) -> Path:
-    """The folder to import from."""
+    """The folder to import threestudio from."""
     if root is not None:
         folder = Path(root).expanduser().resolve()
         if (folder / "threestudio" / "__init__.py").is_file():
@@ -177,7 +177,7 @@ def _nerfacc(device: torch.device) -> list[tuple[str, str]]:
 
 
 def _igl(lacking: list[str]) -> list[tuple[str, str]]:
-    """Two functions that libigl 2.6 renamed."""
+    """Give two functions that libigl 2.6 renamed their old names too."""
     if "igl" in lacking:
         return []
     import igl

@@ -32,7 +32,7 @@ class LowRank(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A correction of the type of x."""
+        """The low-rank correction of x, in the type of x."""
         return self.up(self.down(x.to(self.down.weight.dtype))).to(x.dtype) * self.factor
 
 

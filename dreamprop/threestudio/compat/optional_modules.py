@@ -34,7 +34,7 @@ REMEDIES = {
     "wandb": "pip install wandb",
     "xatlas": 'pip install "dreamprop[threestudio]"',
 }
-"""What installs each module that may be missing."""
+"""The command that installs each module that may be missing."""
 
 
 class MissingModule(ImportError):
@@ -86,11 +86,11 @@ class _Finder(MetaPathFinder, Loader):
         return _Shell(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """There is nothing in it."""
+        """Leave the module empty: it is a shell."""
 
 
 def missing() -> list[str]:
-    """Those of `REMEDIES` that cannot be found."""
+    """The modules of `REMEDIES` that cannot be found."""
     return [name for name in REMEDIES if name not in sys.modules and importlib.util.find_spec(name) is None]
 
 

@@ -27,7 +27,7 @@ class Here:
         self.exitcode = 0
 
     def join(self) -> None:
-        """It has ended."""
+        """Return at once: the work was done in `start`."""
 
 
 def keep_here() -> list[tuple[str, str]]:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dreamprop.utils.grid_encoding import PRIMES, dense_rows, hashed_rows, lookup, weights
+
 Settings = Mapping[str, Any]
-PRIMES = (1, 2654435761, 805459861, 3674653429, 2097192037, 1434869437, 2165219737)
 WORD = 0xFFFFFFFF
 """Indices are 32 bits wide and wrap around."""
 
@@ -28,9 +29,9 @@ class Encoding(Protocol):
     """What the modules ask of an encoding."""
 
     width: int
-    """Features of a point."""
+    """Number of features of a point."""
     count: int
-    """Parameters."""
+    """P: number of parameters."""
 
     def init(self, generator: torch.Generator) -> Tensor:
         """Initial parameters [P] in float32."""
@@ -49,11 +50,11 @@ class Fixed:
     count = 0
 
     def init(self, generator: torch.Generator) -> Tensor:
-        """Nothing."""
+        """No parameters: a tensor [0]."""
         return torch.zeros(0)
 
     def pad(self, features: Tensor, width: int) -> Tensor:
-        """Ones behind the features."""
+        """Fill up [N, F] to [N, width] with ones behind the features."""
         return functional.pad(features, (0, width - features.shape[-1]), value=1.0)
 
 
@@ -116,13 +117,13 @@ class SphericalHarmonics(Fixed):
         return torch.stack(out, dim=-1)
 
     def pad(self, features: Tensor, width: int) -> Tensor:
-        """Ones before the features."""
+        """Fill up [N, F] to [N, width] with ones before the features, as the library does for this encoding alone."""
         return functional.pad(features, (width - features.shape[-1], 0), value=1.0)
 
 
 @dataclass(frozen=True)
 class Level:
-    """One grid of the hierarchy."""
+    """One grid of the hierarchy, from coarse to fine."""
 
     scale: float
     """Cells along a side of the unit cube."""
@@ -197,52 +198,18 @@ class Grid:
         return torch.cat([self._at(*pair, x) for pair in zip(self.levels, tables, strict=True)], dim=-1)
 
     def _at(self, level: Level, table: Tensor, x: Tensor) -> Tensor:
+        """Features [N, F] of one level."""
         position = x * level.scale + 0.5
         low = position.detach().floor()
+        vertex = low.long().unbind(-1)
+        rows = hashed_rows(vertex, level.factors) if level.hashed else dense_rows(vertex, level.factors)
         share = position - low
         if self.interpolation == "smoothstep":
             share = share * share * (3 - 2 * share)
-        vertex = low.long()
-        row = torch.zeros_like(vertex[:, :1])
-        weight = torch.ones_like(share[:, :1])
-        for axis, factor in enumerate(
-            level.factors
-        ):  # corners double with each axis: [N, 1], [N, 2], [N, 4], ...
-            here = vertex[:, axis : axis + 1]
-            if self.interpolation == "nearest":
-                ways, shares = [here * factor], [torch.ones_like(weight)]
-            else:
-                part = share[:, axis : axis + 1]
-                ways, shares = [here * factor, (here + 1) * factor], [1 - part, part]
-            ways = [(way & WORD) ^ row if level.hashed else way + row for way in ways]
-            row, weight = torch.cat(ways, dim=1), torch.cat([weight * part for part in shares], dim=1)
-        row = (row & WORD) % level.rows
-        return _Mixture.apply(table, row, weight)
-
-
-class _Mixture(torch.autograd.Function):
-    """`y[n] = sum_c weight[n, c] table[row[n, c]]`, without keeping the rows for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, row: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(table, row, weight)
-        if not len(row) or table.device.type not in ("cpu", "cuda"):
-            return (table[row] * weight[..., None]).sum(1)
-        return functional.embedding_bag(row, table, per_sample_weights=weight, mode="sum")
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        # ordinary operations, so that this can be differentiated again
-        (table, row, weight), (grad,) = ctx.saved_tensors, grads
-        for_table = for_weight = None
-        flat = row.flatten()
-        if ctx.needs_input_grad[0]:
-            sent = (weight[..., None] * grad[:, None]).flatten(0, 1)  # [N C, F]
-            for_table = torch.zeros_like(table).index_add(0, flat, sent)
-        if ctx.needs_input_grad[2]:
-            read = table.index_select(0, flat).view(*row.shape, -1)  # [N, C, F]
-            for_weight = (read * grad[:, None]).sum(-1)
-        return for_table, None, for_weight
+        weight = weights(share.unbind(-1))
+        if self.interpolation == "nearest":
+            rows, weight = rows[:, :1], torch.ones_like(weight[:, :1])
+        return lookup(table, [((rows & WORD) % level.rows, weight)]).t()
 
 
 class Composite:
@@ -265,7 +232,7 @@ class Composite:
         self.count = sum(part.count for _, part in self.parts)
 
     def init(self, generator: torch.Generator) -> Tensor:
-        """Those of the parts in their order."""
+        """Initial parameters [P] of all parts, one after another."""
         return torch.cat([part.init(generator) for _, part in self.parts])
 
     def __call__(self, x: Tensor, params: Tensor) -> Tensor:
@@ -273,7 +240,7 @@ class Composite:
         return torch.cat([part(x[:, at], p) for (at, part), p in zip(self.parts, own, strict=True)], dim=-1)
 
     def pad(self, features: Tensor, width: int) -> Tensor:
-        """As the last part fills up."""
+        """Fill up [N, F] to [N, width] in the way of the last part."""
         return self.parts[-1][1].pad(features, width)
 
 

@@ -1,0 +1,173 @@
+"""What every distillation shares: a scene moved by an optimiser along what a diffusion model makes of its pictures.
+
+A method adds what a gradient is: it subclasses `Distillation` and writes `evaluate`, the drifts of W states from the
+pictures that `StepRenderer` makes of them. The scene is a `Field`, the diffusion model a `Guidance`: neither is known
+by more than its interface.
+
+Legend: W states, H and V pixels down and across.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dreamprop.guidance.factory import make_guidance
+from dreamprop.methods import views
+from dreamprop.methods.config import DataConfig, SystemConfig
+from dreamprop.methods.factory import make_field, make_optimizer
+from dreamprop.methods.regularizers import weights
+from dreamprop.methods.rendering import StepRenderer
+from dreamprop.process import Group, Process
+from dreamprop.rng import generator
+from dreamprop.scenes.field import Tensors
+from dreamprop.scenes.volume_rendering import Rendered
+from dreamprop.state import Drift, State
+from dreamprop.utils.cpu_threads import over_cores, split_over_cores
+
+
+class Distillation(Process):
+    """A radiance field moved by what a diffusion model makes of its pictures, as a process.
+
+    Args:
+        data: pictures and cameras of a step.
+        system: field, renderer, prompt, guidance, losses and optimiser.
+        seed: of every draw.
+        max_steps: how long the chain is meant to be; changes of size beyond it are not announced.
+        device: of parameters and model.
+
+    Raises:
+        InputError: a setting that only the parts can judge is wrong: a word, a model, a parameter group.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        system: SystemConfig,
+        *,
+        seed: int = 0,
+        max_steps: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.data, self.system, self.seed = data, system, seed
+        self.device = torch.device(device)
+        self.field = make_field(system)
+        self.optimizer = make_optimizer(system.optimizer, system.geometry_type, self.field.groups())
+        self.guidance = make_guidance(system.guidance, system.prompt_processor, self.device)
+        self.weights = weights(system.loss)
+        """By step, of every loss."""
+        self.renderer = StepRenderer(
+            data, system, self.field, self.guidance.resize, self.weights["orient"], self.device
+        )
+        side, milestones = system.geometry.side, system.geometry.resolution_milestones
+        grows = [t for t in milestones if t < max_steps and side(t) != side(t - 1)]
+        self._boundaries = frozenset(grows if self.field.grows else ())
+
+    @property
+    def boundaries(self) -> Collection[int]:  # type: ignore[override]
+        """The steps at which the field grows."""
+        return self._boundaries
+
+    @property
+    def bound(self) -> float:
+        """Half the side of the cube around the scene."""
+        return self.field.radius
+
+    def groups(self, step: int) -> Mapping[str, Group]:
+        """The optimiser's parameter groups with their learning rates."""
+        return self.optimizer.groups(step)
+
+    def init(self) -> State:
+        """The state that enters step 0: the field's own start, a grey blob, and moments of zero."""
+        params, buffers = self.field.init(generator(self.seed, 0, "init"))
+        params = {name: t.to(self.device) for name, t in params.items()}
+        buffers = {name: t.to(self.device) for name, t in buffers.items()}
+        return State(params, self.optimizer.init(params), buffers, 0)
+
+    def drift(self, state: State) -> Drift:
+        """The gradient at one state."""
+        return self.drift_window([state])[0]
+
+    def drift_window(self, states: Sequence[State]) -> list[Drift]:
+        """The gradients at W states in one evaluation; on a CPU, one on each of its cores.
+
+        Draws are those of each state's own step, so the result is that of W separate drifts to rounding.
+        """
+        shares = split_over_cores(states, self.device)
+        return [drift for found in over_cores(self.evaluate, shares) for drift in found]
+
+    def evaluate(self, states: Sequence[State]) -> list[Drift]:
+        """The drifts at W states, in their order: what a method is."""
+        raise NotImplementedError
+
+    def update(self, state: State, drift: Drift) -> State:
+        """One step of the optimiser; then what a new step brings: a larger grid, a fresher occupancy."""
+        params, moments = self.optimizer.update(state.params, state.moments, drift.grads, state.step)
+        return self._enter(params, moments, state.buffers, state.step + 1)
+
+    def predict(self, state: State) -> State:
+        """One step of the optimiser along its momentum, and what a new step brings."""
+        params, moments = self.optimizer.predict(state.params, state.moments, state.step)
+        return self._enter(params, moments, state.buffers, state.step + 1)
+
+    def skip_update(self, state: State) -> State:
+        """The next state with the update left out."""
+        return self._enter(
+            state.params, self.optimizer.skip_update(state.moments), state.buffers, state.step + 1
+        )
+
+    def elementwise(self, step: int) -> bool:
+        """Whether nothing but the optimiser acts on the way into a step: no growth, no fresh occupancy."""
+        return (
+            self.optimizer.elementwise
+            and step not in self._boundaries
+            and not self.field.updates_occupancy(step)
+        )
+
+    @torch.no_grad()
+    def render_views(
+        self, state: State, num_views: int = 8, width: int = 64, height: int = 64, elevation: float = 15.0
+    ) -> Tensor:
+        """Pictures [num_views, 3, H, V] in [0, 1] from around the object, the first from the front; no draws.
+
+        Args:
+            state: what to show.
+            num_views: how many, at even azimuths.
+            width, height: in pixels.
+            elevation: of the cameras in degrees.
+        """
+        seen = self._around(state, num_views, width, height, elevation)
+        shown = [part.over(self.renderer.background) for part in seen]
+        return torch.cat(shown).clamp(0, 1)
+
+    @torch.no_grad()
+    def opacity(self, state: State) -> float:
+        """Mean opacity, in [0, 1], of four small pictures from around the object: 0 where nothing is left."""
+        return float(torch.cat([part.opacity for part in self._around(state, 4, 32, 32, 15.0)]).mean())
+
+    def density_and_color(self, state: State, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density [P], in 1 / length, and colour [P, 3] in [0, 1] at points [P, 3]; nothing is outside the ball."""
+        return views.density_and_color(self.field, state, points)
+
+    def _around(
+        self, state: State, num_views: int, width: int, height: int, elevation: float
+    ) -> Iterator[Rendered]:
+        return views.around(
+            self.field,
+            state,
+            self.data,
+            self.system.renderer,
+            num_views=num_views,
+            width=width,
+            height=height,
+            elevation=elevation,
+        )
+
+    def _enter(self, params: Tensors, moments: Tensors, buffers: Tensors, step: int) -> State:
+        """The state that enters a step: a pure function of what the step before left."""
+        if step in self._boundaries:
+            params, moments = self.field.grow(params, moments, self.system.geometry.side(step))
+        buffers = self.field.update_occupancy(params, buffers, step, generator(self.seed, step, "occupancy"))
+        return State(params, moments, buffers, step)
