@@ -15,8 +15,8 @@ Shapes: images [N, 3, H, W] in [0, 1]; K prompts in the order of `vocabulary.all
 from __future__ import annotations
 
 import functools
-import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,8 @@ from dreamprop.prior.vocabulary import COLORS, PRIMITIVES, RELATIONS, SHAPES, Pr
 
 SIZE = 64
 """Side of the pictures that it looks at; others are resized."""
+BLOCKS = ((24, 1), (64, 2), (64, 1), (128, 2), (128, 1))
+"""Channels and stride of each block: two at half the side, a quarter and an eighth, but one of the first."""
 SLOTS = ("alone", "first", "second")
 """What an object may be: the only one, or either of two."""
 
@@ -87,9 +89,11 @@ class Block(nn.Module):
 
     def __init__(self, a: int, b: int, stride: int) -> None:
         super().__init__()
+        last = nn.GroupNorm(8, b)
+        nn.init.zeros_(last.weight)  # the shortcut alone at first
         self.body = nn.Sequential(
             nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.GroupNorm(8, b), nn.ReLU(),
-            nn.Conv2d(b, b, 3, 1, 1, bias=False), nn.GroupNorm(8, b),
+            nn.Conv2d(b, b, 3, 1, 1, bias=False), last,
         )  # fmt: skip
         self.shortcut = nn.Identity() if a == b and stride == 1 else nn.Conv2d(a, b, 1, stride)
 
@@ -99,17 +103,22 @@ class Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """A residual network; each question has a query that looks for its answer somewhere on the 8 x 8 map."""
+    """A residual network; each question has a query that looks for its answer somewhere on the 8 x 8 map.
 
-    def __init__(self, stem: int = 24, widths: Sequence[int] = (64, 128, 128)) -> None:
+    Args:
+        blocks: (channels, stride) of each; the stem halves the side already and has the first one's channels.
+    """
+
+    def __init__(self, blocks: Sequence[tuple[int, int]] = BLOCKS) -> None:
         super().__init__()
+        stem, width = blocks[0][0], blocks[-1][0]
+        side = SIZE // 2 // math.prod(stride for _, stride in blocks)
         layers: list[nn.Module] = [nn.Conv2d(3, stem, 5, 2, 2, bias=False), nn.GroupNorm(8, stem), nn.ReLU()]
-        # half the side, a quarter, an eighth, and on at an eighth
-        layers += [
-            Block(a, b, 2 if i < 2 else 1) for i, (a, b) in enumerate(itertools.pairwise([stem, *widths]))
-        ]
+        before = stem
+        for channels, stride in blocks:
+            layers.append(Block(before, channels, stride))
+            before = channels
         self.body = nn.Sequential(*layers)
-        width, side = widths[-1], SIZE // 8
         sizes = [1 + len(RELATIONS), *[len(SHAPES)] * 3, *[len(COLORS)] * 3, *[len(ANSWERS)] * len(NAMES)]
         self.query = nn.Conv2d(width, len(sizes), 1)
         self.place = nn.Parameter(torch.zeros(len(sizes), side, side))
@@ -143,22 +152,34 @@ class Judge(nn.Module):
         )  # fmt: skip
 
     @torch.no_grad()
+    def verdict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The first choice among all prompts [N], an index into `all_prompts`, and among ANSWERS of each part [N, P].
+
+        Both are by the mean of the log-probabilities of a picture and of its mirror image: no prompt and no part tells
+        left from right.
+        """
+        prompts, parts = [], []
+        for chunk in images.split(64):
+            seen, mirrored = self(chunk), self(chunk.flip(-1))
+            prompts.append((seen.log_prob() + mirrored.log_prob()).argmax(1))
+            parts.append((seen.parts.log_softmax(-1) + mirrored.parts.log_softmax(-1)).argmax(-1))
+        return torch.cat(prompts), torch.cat(parts)
+
     def label(self, images: Tensor) -> list[Prompt]:
         """The judge's first choice among all prompts for each image."""
         prompts = all_prompts()
-        return [prompts[i] for chunk in images.split(64) for i in self(chunk).log_prob().argmax(1).tolist()]
+        return [prompts[i] for i in self.verdict(images)[0].tolist()]
 
     def names(self, images: Tensor, prompt: str) -> list[bool]:
         """Tell for each image whether the judge's first choice among all prompts is this one."""
         wanted = read(prompt)
         return [label == wanted for label in self.label(images)]
 
-    @torch.no_grad()
     def find(self, images: Tensor, prompt: Prompt) -> dict[str, list[str]]:
         """What the judge says in each image of each part that the prompt's shape has: `there`, `missing` or `hidden`;
         nothing of two objects."""
         shape = None if prompt.relation else prompt.objects[0][0]
-        chosen = torch.cat([self(chunk).parts.argmax(-1) for chunk in images.split(64)])
+        chosen = self.verdict(images)[1]
         return {
             part: [ANSWERS[i] for i in chosen[:, column].tolist()]
             for column, (owner, part) in enumerate(NAMES)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from dreamprop.prior.solids import BROWN, Part, at, box, cylinder, ellipsoid, minus, rounded, sphere
@@ -86,8 +87,26 @@ def lacking(solids: Mapping[str, list[Part]]) -> dict[tuple[str, str], list[list
     }
 
 
+def disguised(solids: Mapping[str, list[Part]]) -> dict[str, list[Part]]:
+    """What a shape is taken for from where the part that tells it is hidden: a tree for a ball, a mushroom for half of
+    one, a mug for a cylinder."""
+    cup, _ = solids["mug"]
+    return {
+        "tree": solids["tree"][:1],
+        "mushroom": solids["mushroom"][:1],
+        "mug": [cup, (cylinder(0.4, 0.52), 0)],
+    }
+
+
 def difference(whole: Tensor, other: Tensor) -> Tensor:
-    """Share of a solid's pixels in which the layers of two renders [N, 6, H, W] differ, [N]."""
-    changed = ((whole - other).abs().amax(1) > DIFFERENT).float().sum((1, 2))
-    covered = (whole[:, 5] > 0.5).float().sum((1, 2))
-    return changed / covered.clamp(min=1)
+    """Share of a solid's pixels in which the layers of two renders [N, 6, H, W] (uint8) differ, [N]."""
+    shares = []
+    for a, b in zip(whole.split(64), other.split(64), strict=True):
+        changed = ((a.short() - b.short()).abs().amax(1) > 255 * DIFFERENT).float().sum((1, 2))
+        shares.append(changed / covered(a))
+    return torch.cat(shares)
+
+
+def covered(layers: Tensor) -> Tensor:
+    """How many pixels of renders [N, 6, H, W] (uint8) show a solid, at least one, [N]."""
+    return (layers[:, 5] > 127).float().sum((1, 2)).clamp(min=1)

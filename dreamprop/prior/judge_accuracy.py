@@ -23,7 +23,7 @@ from dreamprop.prior.classifier import Judge, prompt_index
 from dreamprop.prior.counterfactuals import ANSWERS, MISSING, NAMES, UNASKED
 from dreamprop.prior.judge_views import Views, lacking_views, wholes
 from dreamprop.prior.vocabulary import COLORS, all_prompts
-from dreamprop.prior.world import LARGE, PALETTE, SMALL, World, build_atlas, compose
+from dreamprop.prior.world import LARGE, PALETTE, SMALL, World, compose
 from dreamprop.rng import generator
 from dreamprop.utils.atomic_io import write_json
 
@@ -54,7 +54,7 @@ def naming(jury: Judge, views: Views, world: World, hard: bool = False) -> dict[
     """How often the first choice among all prompts is right, of one object and of two, and what is confused."""
     pictures, colors = pictures_of(views, world, generator(SEED, 0, "prior/evaluate"), hard)
     wanted = prompt_index(views.shape, colors[0], views.other, colors[1], views.relation)
-    chosen = torch.cat([jury(chunk).log_prob().argmax(1) for chunk in pictures.split(64)])
+    chosen, _ = jury.verdict(pictures)
     right = chosen == wanted
     figures: dict[str, Any] = {}
     for name, kind in (("single", views.other < 0), ("pairs", views.other >= 0)):
@@ -88,7 +88,7 @@ def _confusion(wanted: classifier.Prompt, chosen: classifier.Prompt) -> str:
 def parts(jury: Judge, views: Views, world: World, hard: bool = False) -> dict[str, Any]:
     """What is said of each part by what is to be said, and how often objects of OBJECT views are decided right."""
     pictures, _ = pictures_of(views, world, generator(SEED, 1, "prior/evaluate"), hard)
-    said = torch.cat([jury(chunk).parts.argmax(-1) for chunk in pictures.split(64)])
+    _, said = jury.verdict(pictures)
     figures: dict[str, Any] = {}
     for column, (shape, part) in enumerate(NAMES):
         truth, answer = views.parts[:, column], said[:, column]
@@ -127,8 +127,8 @@ def _share(right: Tensor) -> float:
 
 def measure(jury: Judge, views: int, pair_views: int, part_objects: int) -> dict[str, Any]:
     """All figures, on `views` renders a shape, `pair_views` a pair and relation, and objects of OBJECT views."""
-    large = wholes(build_atlas(SEED, views, pair_views, LARGE))
-    small = wholes(build_atlas(SEED, max(views // 3, 1), max(pair_views // 3, 1), SMALL))
+    large = wholes(SEED, views, pair_views, LARGE)
+    small = wholes(SEED, max(views // 3, 1), max(pair_views // 3, 1), SMALL)
     figures = {
         "large world": naming(jury, large, LARGE),
         "large world, augmented": naming(jury, large, LARGE, hard=True),

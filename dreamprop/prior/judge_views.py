@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dreamprop.prior.atlas import load_atlas
 from dreamprop.prior.counterfactuals import (
     CLEAR,
     HIDDEN,
@@ -22,20 +21,21 @@ from dreamprop.prior.counterfactuals import (
     NONE,
     THERE,
     UNASKED,
+    covered,
     difference,
+    disguised,
     lacking,
 )
+from dreamprop.prior.solids import Part
 from dreamprop.prior.training import write_tensors
 from dreamprop.prior.vocabulary import SHAPES
-from dreamprop.prior.world import LARGE, SMALL, Atlas, World, render_many
+from dreamprop.prior.world import LARGE, SMALL, World, build_atlas, render_many
 
 ENLARGED = replace(SMALL, size=LARGE.size)
 """The small world in larger pictures: what the 32-pixel model has seen is judged as well."""
-SEEN = 0.06
-"""Share of what is covered that each colour of a prompt must take for it to be told from a view."""
-
-STEMMED = ("tree", "mushroom")
-"""Shapes that are balls from where their trunk or stem is hidden."""
+SEEN, SEEN_OF_TWO = 0.06, 0.2
+"""Share of what is covered that the colour of an object must take for it to be told from a view, alone or one of two:
+where it is less, a good half of an object is behind the other."""
 
 
 @dataclass(frozen=True)
@@ -60,66 +60,64 @@ class Views:
         return Views(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
-def tellable(layers: Tensor, shape: Tensor, pair: Tensor) -> Tensor:
-    """Whether views [N, 6, H, W] (uint8) show what their prompt is told by, [N] bool.
-
-    Each object's own colour takes SEEN of what is covered; a trunk or a stem takes a quarter of that.
-    """
-    covered = (layers[:, 5] > 127).float().sum((1, 2)).clamp(min=1)
-    first, second = ((layers[:, slot] > 2).float().sum((1, 2)) / covered for slot in (0, 1))
-    fixed = (layers[:, 2:5].amax(1) > 2).float().sum((1, 2)) / covered
-    stemmed = torch.isin(shape, torch.tensor([SHAPES.index(s) for s in STEMMED]))
-    return (first > SEEN) & ((second > SEEN) | ~pair) & ((fixed > SEEN / 4) | ~stemmed)
+def shown(layers: Tensor, slot: int) -> Tensor:
+    """Share of what is covered in views [N, 6, H, W] (uint8) that the colour of a slot takes, [N]."""
+    return (layers[:, slot] > 2).float().sum((1, 2)) / covered(layers)
 
 
-def wholes(atlas: Atlas) -> Views:
+def tells(layers: Tensor, shape: int, seed: int, world: World) -> Tensor:
+    """Whether views [N, 6, H, W] (uint8) of a solid, by `render_many`'s draws of (seed, shape), tell which it is, [N]
+    bool: its colour is seen, and so is what makes it differ from what it may be taken for."""
+    told = shown(layers, 0) > SEEN
+    other = disguised(world.solids).get(SHAPES[shape])
+    if other:
+        told &= difference(layers, render_many(other, len(layers), seed, shape, world)[0]) > CLEAR
+    return told
+
+
+def wholes(seed: int, views: int, pair_views: int, world: World) -> Views:
     """The views of an atlas; of parts nothing is asked."""
-    parts = torch.full((len(atlas.shape), len(NAMES)), UNASKED, dtype=torch.int8)
-    named = tellable(atlas.layers, atlas.shape, atlas.other >= 0)
+    atlas = build_atlas(seed, views, pair_views, world)
+    pair = atlas.other >= 0
+    parts = torch.full((len(pair), len(NAMES)), UNASKED, dtype=torch.int8)
+    named = torch.minimum(shown(atlas.layers, 0), shown(atlas.layers, 1)) > SEEN_OF_TWO
+    for shape in range(len(SHAPES)):
+        alone = ~pair & (atlas.shape == shape)
+        named[alone] = tells(atlas.layers[alone], shape, seed, world)
     return Views(atlas.layers, atlas.shape, atlas.other, atlas.relation, named, parts)
 
 
 def lacking_views(seed: int, count: int, world: World = LARGE) -> Views:
-    """`count` views of each solid that has parts, of an atlas of that seed, and of its counterfactuals."""
-    layers, shapes, answers, entire = [], [], [], []
-    counterfactuals = lacking(world.solids)
+    """`count` views of each solid that has parts, by the draws of an atlas of that seed, and of its counterfactuals."""
+    made = []
     for shape in dict.fromkeys(shape for shape, _ in NAMES):
         number = SHAPES.index(shape)
+        columns = [column for column, name in enumerate(NAMES) if name[0] == shape]
 
-        def render(parts: Sequence, number: int = number) -> Tensor:
+        def render(parts: Sequence[Part], number: int = number) -> Tensor:
             return render_many(parts, count, seed, number, world)[0]
 
+        def views(layers: Tensor, named: Tensor, answers: Tensor, number: int = number) -> Views:
+            kind = torch.full((count,), number)
+            return Views(layers, kind, torch.full_like(kind, -1), torch.zeros_like(kind), named, answers)
+
         whole = render(world.solids[shape])
+        without = {
+            column: [render(solid) for solid in lacking(world.solids)[NAMES[column]]] for column in columns
+        }
         said = torch.full((count, len(NAMES)), UNASKED, dtype=torch.int8)
-        found: list[tuple[int, Tensor, Tensor]] = []
-        for column, name in enumerate(NAMES):
-            if name[0] != shape:
-                continue
-            for first, solid in enumerate(counterfactuals[name]):
-                without = render(solid)
-                differs = torch.cat([
-                    difference(a.float() / 255, b.float() / 255)
-                    for a, b in zip(whole.split(64), without.split(64), strict=True)
-                ])  # fmt: skip
-                if first == 0:
-                    answer = torch.full((count,), UNASKED, dtype=torch.int8)
-                    answer[differs < NONE], answer[differs > CLEAR] = HIDDEN, THERE
-                    said[:, column] = answer
-                found.append((column, without, differs))
-        layers.append(whole)
-        answers.append(said)
-        for column, without, differs in found:
-            answer = said.clone()  # the other parts are as they were
-            answer[differs > NONE, column] = UNASKED
-            answer[differs > CLEAR, column] = MISSING
-            layers.append(without)
-            answers.append(answer)
-        entire += [True] * count + [False] * (count * len(found))
-        shapes += [number] * (count * (1 + len(found)))
-    images, kinds = torch.cat(layers), torch.tensor(shapes)
-    alone = torch.full_like(kinds, -1)
-    named = torch.tensor(entire) & tellable(images, kinds, alone >= 0)
-    return Views(images, kinds, alone, torch.zeros_like(alone), named, torch.cat(answers))
+        for column in columns:
+            differs = difference(whole, without[column][0])
+            said[differs < NONE, column], said[differs > CLEAR, column] = HIDDEN, THERE
+        made.append(views(whole, tells(whole, number, seed, world), said))
+        for column in columns:
+            for layers in without[column]:
+                differs = difference(whole, layers)
+                answers = said.clone()  # the other parts are as they were
+                answers[differs > NONE, column] = UNASKED
+                answers[differs > CLEAR, column] = MISSING
+                made.append(views(layers, torch.zeros(count, dtype=torch.bool), answers))
+    return join(made)
 
 
 def join(several: Sequence[Views]) -> Views:
@@ -132,16 +130,19 @@ def load_views(folder: Path, seed: int, views: int, pair_views: int, part_views:
 
     Args:
         folder: of the run.
-        seed: of the larger world, whose atlas may be there already; the small one takes the next.
+        seed: of the larger world; the small one takes the next.
         views: traced views a shape; a quarter as many of the small world.
         pair_views: of each pair and relation; likewise.
         part_views: of each solid with parts and of each of its counterfactuals.
     """
-    path = folder / f"parts-{seed}-{part_views}.safetensors"
+    path = folder / f"views-{seed}-{views}-{pair_views}-{part_views}.safetensors"
     if not path.exists():
-        print(f"rendering {part_views} views of every solid that lacks a part ...", flush=True)
-        made = lacking_views(seed, part_views)
+        print(
+            f"rendering {views} views a shape, {pair_views} a pair, {part_views} a lacking one ...",
+            flush=True,
+        )
+        large = wholes(seed, views, pair_views, LARGE)
+        small = wholes(seed + 1, views // 4, pair_views // 4, ENLARGED)
+        made = join([large, small, lacking_views(seed, part_views)])
         write_tensors({n: getattr(made, n).contiguous() for n in Views.__dataclass_fields__}, path)
-    large = load_atlas(folder, seed, views, pair_views, LARGE)
-    small = load_atlas(folder, seed + 1, views // 4, pair_views // 4, ENLARGED)
-    return join([wholes(large), wholes(small), Views(**load_file(path))])
+    return Views(**load_file(path))

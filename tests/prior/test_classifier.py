@@ -11,11 +11,11 @@ from dreamprop.prior import JUDGE, classifier, judge_accuracy, train_classifier
 from dreamprop.prior import training as trainings
 from dreamprop.prior.classifier import Judge, found, prompt_index
 from dreamprop.prior.counterfactuals import ANSWERS, MISSING, NAMES, PARTS, UNASKED, difference, lacking
-from dreamprop.prior.judge_views import ENLARGED, Views, join, lacking_views, wholes
+from dreamprop.prior.judge_views import ENLARGED, SEEN_OF_TWO, Views, join, lacking_views, shown, wholes
 from dreamprop.prior.solids import SOLIDS, at, scaled
 from dreamprop.prior.train_classifier import first_is_left
 from dreamprop.prior.vocabulary import COLORS, PRIMITIVES, RELATIONS, SHAPES, Prompt, all_prompts, read
-from dreamprop.prior.world import LARGE, build_atlas, compose, render_layers
+from dreamprop.prior.world import LARGE, compose, render_layers, render_many
 from dreamprop.rng import generator
 
 TINY = replace(LARGE, size=16)
@@ -84,7 +84,7 @@ def test_the_probability_of_a_prompt_is_the_product_of_what_the_heads_say(answer
 def test_a_part_is_seen_where_its_absence_changes_the_picture():
     def look(parts, elevation):
         world = replace(TINY, size=32, elevation=(elevation, elevation))
-        return render_layers(parts, 4, generator(0, 0), world)[0]
+        return render_many(parts, 4, 0, 0, world)[0]
 
     ring, plugged = SOLIDS["torus"], lacking(SOLIDS)["torus", "hole"][1]
     assert (difference(look(ring, 68.0), look(plugged, 68.0)) > 0.1).all()
@@ -107,13 +107,24 @@ def test_what_is_said_of_the_parts():
     assert (views.parts[roofless, walls] == views.parts[whole, walls]).all()
 
 
-def test_from_above_some_shapes_do_not_tell_what_they_are():
+def test_from_some_sides_some_shapes_do_not_tell_what_they_are():
     high = replace(TINY, elevation=(89.0, 89.0), fill=(0.8, 0.8))
     low = replace(high, elevation=(0.0, 0.0))
-    hidden = torch.tensor([name in ("house", "tree", "mushroom") for name in SHAPES])
-    for world, told in ((high, ~hidden), (low, torch.ones_like(hidden))):
-        views = wholes(build_atlas(0, 1, world=world))
-        assert torch.equal(views.named, told[views.shape])
+    for world, hidden in ((high, {"house", "tree", "mushroom"}), (low, {"mug"})):
+        views = wholes(0, 8, 0, world)
+        assert {SHAPES[i] for i in views.shape[~views.named].tolist()} == hidden
+    # level with it, a mug is told by its handle
+    mugs = views.named[views.shape == SHAPES.index("mug")]
+    assert mugs.any() and not mugs.all()
+
+
+def test_one_of_two_that_hides_behind_the_other_is_not_to_be_named():
+    layers = torch.zeros(2, 6, 10, 10, dtype=torch.uint8)
+    layers[:, 5] = 255
+    for view, rows in enumerate((1, 3)):  # a tenth, three tenths
+        layers[view, 0, rows:], layers[view, 1, :rows] = 200, 200
+    assert shown(layers, 1).tolist() == pytest.approx([0.1, 0.3])
+    assert 0.1 < SEEN_OF_TWO < 0.3
 
 
 def test_an_object_has_a_part_that_is_seen_more_often_than_it_is_missed():
@@ -178,7 +189,7 @@ def test_training_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
 
 
 def test_augmented_pictures_repeat_and_differ():
-    views = wholes(build_atlas(0, 1, world=replace(ENLARGED, size=16)))
+    views = wholes(0, 1, 0, replace(ENLARGED, size=16))
     draws = [judge_accuracy.pictures_of(views, TINY, generator(0, k), hard=True)[0] for k in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
     assert draws[0].shape == (13, 3, 16, 16) and draws[0].min() >= 0 and draws[0].max() <= 1
