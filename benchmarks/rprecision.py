@@ -2,7 +2,7 @@
 
     python benchmarks/rprecision.py                                        # 40 prompts, sequential and accelerated
     python benchmarks/rprecision.py --kind atop                            # 40 prompts of one object on another
-    python benchmarks/rprecision.py --kind parts                           # shapes with parts, in every colour
+    python benchmarks/rprecision.py --kind all                             # all 130 single objects, 40 atop another
     python benchmarks/rprecision.py --sweep --scene voxel            # learning rate by number of steps, sequential
     python benchmarks/rprecision.py --alternative --scene voxel            # fewer steps of an 8 times larger batch
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from common import ROOT, Results, experiment, judged, prompts, table, views
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.prior import classifier
-from dreamprop.prior.counterfactuals import PARTS
 from dreamprop.prior.vocabulary import all_prompts, read, single_object_prompts
 from dreamprop.rng import generator
 from dreamprop.runs.experiment import make_process
@@ -41,18 +39,18 @@ class Setting:
     overrides: tuple[str, ...] = ()
 
 
-KINDS = ("single", "atop", "beside", "parts")
+KINDS = ("single", "atop", "beside", "all")
 
 
-def chosen(kind: str, count: int) -> list[str]:
-    """Prompts of a kind; those of two objects are the first of a fixed shuffle, those of parts are all there are."""
+def asked(kind: str, count: int) -> dict[str, list[str]]:
+    """Prompts by kind; those of two objects are the first of a fixed shuffle."""
+    if kind == "all":
+        return asked("single", len(single_object_prompts())) | asked("atop", 40)
     if kind == "single":
-        return prompts(count)
-    if kind == "parts":
-        return [prompt for prompt, shape, _ in single_object_prompts() if shape in PARTS]
+        return {kind: prompts(count)}
     those = [p.sentence for p in all_prompts() if p.relation == kind]
     order = torch.randperm(len(those), generator=generator(0, 0, "benchmark/pairs")).tolist()
-    return [those[i] for i in order[:count]]
+    return {kind: [those[i] for i in order[:count]]}
 
 
 def parts_of(prompt: str, pictures: torch.Tensor) -> dict[str, bool]:
@@ -60,6 +58,10 @@ def parts_of(prompt: str, pictures: torch.Tensor) -> dict[str, bool]:
     asked = read(prompt)
     said = classifier.load().find(pictures, asked)
     return {f"{asked.objects[0][0]}/{part}": classifier.found(answers) for part, answers in said.items()}
+
+
+FIGURES = {"r_precision": 3, "rounds": 1, "seconds": 1}
+"""What is averaged over the prompts, and its decimals."""
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
@@ -118,26 +120,34 @@ def measure(args: argparse.Namespace, results: Results, setting: Setting, prompt
 
 
 def report(args: argparse.Namespace, results: Results) -> str:
-    lines = []
-    for setting in settings(args):
-        keys = {"scene": args.scene, "label": setting.label, "extra": args.overrides}
-        asked = set(chosen(args.kind, args.count))
-        rows = [
-            r for r in results.rows if r["prompt"] in asked and all(r.get(k) == v for k, v in keys.items())
+    """A table of each kind of prompts and one of the parts."""
+    keys = {"scene": args.scene, "extra": args.overrides}
+    made = [r for r in results.rows if all(r.get(k) == v for k, v in keys.items())]
+    tables, labels = [], [setting.label for setting in settings(args)]
+    for kind, those in asked(args.kind, args.count).items():
+        rows = {n: [r for r in made if r["label"] == n and r["prompt"] in set(those)] for n in labels}
+        lines = [
+            [
+                label,
+                str(len(found)),
+                *(f"{sum(r[k] for r in found) / len(found):.{digits}f}" for k, digits in FIGURES.items()),
+            ]
+            for label, found in rows.items()
+            if found
         ]
-        if not rows:
-            continue
-        score, rounds, seconds = (
-            sum(r[k] for r in rows) / len(rows) for k in ("r_precision", "rounds", "seconds")
-        )
-        parts: defaultdict[str, list[bool]] = defaultdict(list)
-        for row in rows:
-            for name, found in row.get("parts", {}).items():
-                parts[name].append(found)
-        told = ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in sorted(parts.items()))
-        lines.append([setting.label, str(len(rows)), f"{score:.3f}", f"{rounds:.1f}", f"{seconds:.1f}", told])
-    header = ["setting", "prompts", "R-precision", "rounds", "seconds", "parts found"]
-    return f"{args.scene}\n\n" + table(header, lines)
+        tables.append(f"{args.scene}, {kind}\n\n{table(['setting', 'prompts', *FIGURES], lines)}")
+        names = sorted({name for found in rows.values() for r in found for name in r.get("parts", {})})
+        lines = [
+            [name, *(_of([r["parts"][name] for r in rows[n] if name in r["parts"]]) for n in labels)]
+            for name in names
+        ]
+        if lines:
+            tables.insert(-1, table(["part found", *labels], lines))
+    return "\n\n".join(tables)
+
+
+def _of(found: list[bool]) -> str:
+    return f"{sum(found)} of {len(found)}"
 
 
 def main() -> None:
@@ -146,7 +156,7 @@ def main() -> None:
     )
     parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
     parser.add_argument("--kind", choices=KINDS, default="single", help="of prompts")
-    parser.add_argument("--count", type=int, default=40, help="prompts, but of the kind parts all")
+    parser.add_argument("--count", type=int, default=40, help="prompts; those of the kind `all` are counted")
     parser.add_argument("--sweep", action="store_true", help="learning rates by numbers of steps")
     parser.add_argument("--alternative", action="store_true", help="fewer steps with an 8 times larger batch")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.03, 0.06, 0.1, 0.2])
@@ -165,8 +175,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     results = Results(args.out)
     mine, of = (int(x) for x in args.shard.split("/"))
-    asked = [(setting, prompt) for prompt in chosen(args.kind, args.count) for setting in settings(args)]
-    for setting, prompt in [] if args.report else asked[mine::of]:
+    everything = [prompt for those in asked(args.kind, args.count).values() for prompt in those]
+    work = [(setting, prompt) for prompt in everything for setting in settings(args)]
+    for setting, prompt in [] if args.report else work[mine::of]:
         measure(args, results, setting, prompt)
     print(report(args, results))
 
