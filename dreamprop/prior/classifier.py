@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dreamprop.prior import JUDGE
-from dreamprop.prior.counterfactuals import ANSWERS, NAMES
+from dreamprop.prior.counterfactuals import ANSWERS, HIDDEN, NAMES, THERE
 from dreamprop.prior.vocabulary import COLORS, PRIMITIVES, RELATIONS, SHAPES, Prompt, all_prompts, read
 
 SIZE = 64
@@ -177,11 +177,18 @@ class Judge(nn.Module):
 
     def find(self, images: Tensor, prompt: Prompt) -> dict[str, list[str]]:
         """What the judge says in each image of each part that the prompt's shape has: `there`, `missing` or `hidden`;
-        nothing of two objects."""
-        shape = None if prompt.relation else prompt.objects[0][0]
-        chosen = self.verdict(images)[1]
+        nothing of two objects.
+
+        A part is there only where the shape is: of what is named otherwise it is hidden, at best.
+        """
+        if prompt.relation:
+            return {}
+        shape = prompt.objects[0][0]
+        choice, said = self.verdict(images)
+        other = choice // len(COLORS) != SHAPES.index(shape)  # the first of all prompts have one object
+        said = torch.where((said == THERE) & other[:, None], HIDDEN, said)
         return {
-            part: [ANSWERS[i] for i in chosen[:, column].tolist()]
+            part: [ANSWERS[i] for i in said[:, column].tolist()]
             for column, (owner, part) in enumerate(NAMES)
             if owner == shape
         }

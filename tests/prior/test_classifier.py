@@ -227,6 +227,15 @@ def test_the_shipped_judge_finds_a_handle_where_there_is_one():
     )
 
 
+def test_a_part_is_there_only_where_the_shape_is():
+    layers, _ = render_layers(LARGE.solids["cube"], 6, generator(judge_accuracy.SEED, 0), LARGE)
+    red = torch.tensor([[0.85, 0.1, 0.1]])
+    pictures = compose(layers, red, red, torch.full((1, 3, 1, 1), 0.6))
+    jury = classifier.load()
+    assert found(jury.find(pictures, read("a red cube"))["edges"])
+    assert not any(found(said) for said in jury.find(pictures, read("a red house")).values())
+
+
 def test_pictures_of_any_size_are_judged():
     jury = classifier.load()
     for size in (32, 64, 128):
