@@ -20,7 +20,7 @@ from torch import Tensor
 from dreamprop.prior import JUDGE, classifier
 from dreamprop.prior.augmentation import augmented
 from dreamprop.prior.classifier import Judge, prompt_index
-from dreamprop.prior.counterfactuals import ANSWERS, MISSING, NAMES, UNASKED
+from dreamprop.prior.counterfactuals import ANSWERS, MISSING, NAMES, THERE, UNASKED
 from dreamprop.prior.judge_views import Views, lacking_views, wholes
 from dreamprop.prior.vocabulary import COLORS, all_prompts
 from dreamprop.prior.world import LARGE, PALETTE, SMALL, World, compose
@@ -86,7 +86,12 @@ def _confusion(wanted: classifier.Prompt, chosen: classifier.Prompt) -> str:
 
 @torch.no_grad()
 def parts(jury: Judge, views: Views, world: World, hard: bool = False) -> dict[str, Any]:
-    """What is said of each part by what is to be said, and how often objects of OBJECT views are decided right."""
+    """What is said of each part by what is to be said, how often it is right whether the part is there, and how often
+    objects of OBJECT views are decided right.
+
+    Whether a part that is not there is hidden or missing is not always in a picture: a mug without a handle looks the
+    same from all around.
+    """
     pictures, _ = pictures_of(views, world, generator(SEED, 1, "prior/evaluate"), hard)
     _, said = jury.verdict(pictures)
     figures: dict[str, Any] = {}
@@ -97,7 +102,10 @@ def parts(jury: Judge, views: Views, world: World, hard: bool = False) -> dict[s
             for t in range(len(ANSWERS))
         }
         asked = truth != UNASKED
-        figures[f"{shape}/{part}"] = {"right": _share((truth == answer)[asked]), **table}
+        figures[f"{shape}/{part}"] = {
+            "right": _share(((truth == THERE) == (answer == THERE))[asked]),
+            **table,
+        }
     return figures | {"objects": _objects(views, said)}
 
 

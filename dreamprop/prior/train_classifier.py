@@ -148,7 +148,9 @@ def train(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = arguments("train the judge", "outputs/judge", steps=5000, batch=32, lr=2e-3, views=800, pair_views=60)
+    p = arguments(
+        "train the judge", "outputs/judge", steps=60000, batch=32, lr=1e-3, views=800, pair_views=120
+    )
     p.add_argument("--keep", type=float, default=0.998, help="of the averaged weights, at every step")
     p.add_argument("--part-views", type=int, default=320, help="traced views of each solid that lacks a part")
     add_bfloat16(p)
