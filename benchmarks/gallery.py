@@ -14,6 +14,7 @@ import argparse
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import ROOT, Results, experiment, judged, prompts, table, views
@@ -31,16 +32,16 @@ HEIGHTS = (25.0, 60.0)
 """Elevations that a result is shown from, in degrees."""
 
 
-def strip(process: dp.Process, state: dp.State, size: int) -> Tensor:
+def strip(process: Any, state: dp.State, size: int) -> Tensor:
     """A result from two sides at each height, [4, 3, size, size] in [0, 1]."""
     rings = [
-        process.render_views(state, num_views=8, width=size, height=size, elevation=height)[[0, 3]]  # type: ignore[attr-defined]
+        process.render_views(state, num_views=8, width=size, height=size, elevation=height)[[0, 3]]
         for height in HEIGHTS
     ]
     return torch.cat(rings)
 
 
-def show(args: argparse.Namespace, results: Results, prompt: str) -> dict[str, object]:
+def show(args: argparse.Namespace, results: Results, prompt: str) -> dict[str, Any]:
     """Solve a prompt in both ways, write its row of pictures, and return what is said of it."""
     name = prompt.replace(" ", "_")
     key = {"scene": args.scene, "prompt": prompt, "extra": args.overrides}
@@ -49,13 +50,13 @@ def show(args: argparse.Namespace, results: Results, prompt: str) -> dict[str, o
         return found
     chosen = experiment(args.scene, prompt, args.overrides)
     process, steps = make_process(chosen), chosen.config.trainer.max_steps
-    seconds, states = [], []
-    options = solve_options(process, RunSettings(chosen.config.parallel, steps), Communicator())
-    for solve in (dp.solve_sequential, dp.solve):
-        began = time.perf_counter()
-        solution = solve(process, steps, **(options if solve is dp.solve else {}))  # type: ignore[operator]
-        seconds.append(time.perf_counter() - began)
-        states.append(solution.state)
+    settings = RunSettings(chosen.config.parallel, steps)
+    began = time.perf_counter()
+    sequential = dp.solve_sequential(process, steps)
+    between = time.perf_counter()
+    accelerated = dp.solve(process, steps, **solve_options(process, settings, Communicator()))
+    seconds = between - began, time.perf_counter() - between
+    states = sequential.state, accelerated.state
     pictures = [strip(process, state, args.size) for state in states]
     images.write_bytes(picture, images.png(images.side_by_side(torch.cat(pictures))))
     off = (pictures[0] - pictures[1]).square().mean()
@@ -64,17 +65,15 @@ def show(args: argparse.Namespace, results: Results, prompt: str) -> dict[str, o
             **key,
             "picture": picture.name,
             "steps": steps,
-            "rounds": solution.stats.num_rounds,
+            "rounds": accelerated.stats.num_rounds,
             "seconds": seconds,
             "psnr_db": -10 * math.log10(max(float(off), 1e-12)),
-            "named": [judged(prompt, views(process, state)) for state in states]
-            if prompt not in PAIRS
-            else None,
+            "named": [judged(prompt, views(process, state)) for state in states],
         }
     )
 
 
-def page(args: argparse.Namespace, rows: list[dict[str, object]]) -> str:
+def page(args: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
     """The gallery in Markdown."""
     lines = [
         "# Gallery",
@@ -88,21 +87,16 @@ def page(args: argparse.Namespace, rows: list[dict[str, object]]) -> str:
     told = []
     for row in rows:
         lines += [f"![{row['prompt']}]({row['picture']})", ""]
-        named: list[float] | None = row["named"]  # type: ignore[assignment]
-        share = "" if named is None else " / ".join(f"{100 * share:.0f}%" for share in named)
-        taken: list[float] = row["seconds"]  # type: ignore[assignment]
         told.append(
             [
-                str(row["prompt"]),
-                share,
+                row["prompt"],
+                " / ".join(f"{100 * share:.0f}%" for share in row["named"]),
                 f"{row['steps']} / {row['rounds']}",
                 f"{row['psnr_db']:.1f}",
-                f"{taken[0]:.1f} / {taken[1]:.1f}",
+                " / ".join(f"{seconds:.1f}" for seconds in row["seconds"]),
             ]
         )
-    header = [
-        "prompt", "named in so many of 24 views", "steps / rounds", "dB between the two", "seconds",
-    ]  # fmt: skip
+    header = ["prompt", "named in so many of 24 views", "steps / rounds", "dB between the two", "seconds"]
     return "\n".join([*lines, table(header, told), ""])
 
 
@@ -128,7 +122,9 @@ def main() -> None:
     for prompt in [*prompts(args.count), *PAIRS[: args.pairs]]:
         rows.append(show(args, results, prompt))
         print(f"{prompt}: {rows[-1]['rounds']} rounds", flush=True)
-    print(write_text(args.out / "gallery.md", page(args, rows)) or args.out / "gallery.md")
+    written = args.out / "gallery.md"
+    write_text(written, page(args, rows))
+    print(written)
 
 
 if __name__ == "__main__":

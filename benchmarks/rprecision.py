@@ -1,12 +1,14 @@
 """How often the judge names the prompt in views of the result: sequential, accelerated, and at other settings.
 
     python benchmarks/rprecision.py                                        # 40 prompts, sequential and accelerated
+    python benchmarks/rprecision.py --kind atop                            # 40 prompts of one object on another
+    python benchmarks/rprecision.py --kind all                             # all 130 single objects, 40 atop another
     python benchmarks/rprecision.py --sweep --scene voxel            # learning rate by number of steps, sequential
     python benchmarks/rprecision.py --alternative --scene voxel            # fewer steps of an 8 times larger batch
 
-The judge's first choice among all single-object prompts counts (R-precision, arXiv:2209.14988, section 4), over 24
-views of each result, eight around it from each of three heights. Run it twice at the same time with `--shard 0/2` and
-`--shard 1/2` to use two cores; a last call with `--report` prints the table.
+The judge's first choice among all prompts, pairs included, counts (R-precision, arXiv:2209.14988, section 4), over 24
+views of each result, eight around it from each of three heights; and the parts that it finds in them. Run it twice at
+the same time with `--shard 0/2` and `--shard 1/2` to use two cores; a last call with `--report` prints the table.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from common import ROOT, Results, experiment, judged, prompts, table, views
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
+from dreamprop.prior import classifier
+from dreamprop.prior.vocabulary import all_prompts, read, single_object_prompts
+from dreamprop.rng import generator
 from dreamprop.runs.experiment import make_process
 from dreamprop.runs.loop import RunSettings, solve_options
 
@@ -32,6 +37,31 @@ class Setting:
     label: str
     accelerated: bool
     overrides: tuple[str, ...] = ()
+
+
+KINDS = ("single", "atop", "beside", "all")
+
+
+def asked(kind: str, count: int) -> dict[str, list[str]]:
+    """Prompts by kind; those of two objects are the first of a fixed shuffle."""
+    if kind == "all":
+        return asked("single", len(single_object_prompts())) | asked("atop", 40)
+    if kind == "single":
+        return {kind: prompts(count)}
+    those = [p.sentence for p in all_prompts() if p.relation == kind]
+    order = torch.randperm(len(those), generator=generator(0, 0, "benchmark/pairs")).tolist()
+    return {kind: [those[i] for i in order[:count]]}
+
+
+def parts_of(prompt: str, pictures: torch.Tensor) -> dict[str, bool]:
+    """Which parts of the prompt's shape the judge finds; none of two objects."""
+    asked = read(prompt)
+    said = classifier.load().find(pictures, asked)
+    return {f"{asked.objects[0][0]}/{part}": classifier.found(answers) for part, answers in said.items()}
+
+
+FIGURES = {"r_precision": 3, "rounds": 1, "seconds": 1}
+"""What is averaged over the prompts, and its decimals."""
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
@@ -78,28 +108,46 @@ def measure(args: argparse.Namespace, results: Results, setting: Setting, prompt
     else:
         solution = dp.solve_sequential(process, steps)
     seconds = time.perf_counter() - began
-    score = judged(prompt, views(process, solution.state))
-    results.add(
-        {**key, "r_precision": score, "steps": steps, "rounds": solution.stats.num_rounds, "seconds": seconds}
-    )
+    pictures = views(process, solution.state)
+    score, parts = judged(prompt, pictures), parts_of(prompt, pictures)
+    rounds = solution.stats.num_rounds
+    row = {"r_precision": score, "parts": parts, "steps": steps, "rounds": rounds, "seconds": seconds}
+    results.add({**key, **row})
     print(
-        f"{setting.label}: {prompt}: {score:.2f} ({solution.stats.num_rounds} rounds, {seconds:.1f} s)",
+        f"{setting.label}: {prompt}: {score:.2f} ({rounds} rounds, {seconds:.1f} s) {parts or ''}",
         flush=True,
     )
 
 
 def report(args: argparse.Namespace, results: Results) -> str:
-    lines = []
-    for setting in settings(args):
-        keys = {"scene": args.scene, "label": setting.label, "extra": args.overrides}
-        rows = [r for r in results.rows if all(r.get(k) == v for k, v in keys.items())]
-        if not rows:
-            continue
-        score, rounds, seconds = (
-            sum(r[k] for r in rows) / len(rows) for k in ("r_precision", "rounds", "seconds")
-        )
-        lines.append([setting.label, str(len(rows)), f"{score:.3f}", f"{rounds:.1f}", f"{seconds:.1f}"])
-    return f"{args.scene}\n\n" + table(["setting", "prompts", "R-precision", "rounds", "seconds"], lines)
+    """A table of each kind of prompts and one of the parts."""
+    keys = {"scene": args.scene, "extra": args.overrides}
+    made = [r for r in results.rows if all(r.get(k) == v for k, v in keys.items())]
+    tables, labels = [], [setting.label for setting in settings(args)]
+    for kind, those in asked(args.kind, args.count).items():
+        rows = {n: [r for r in made if r["label"] == n and r["prompt"] in set(those)] for n in labels}
+        lines = [
+            [
+                label,
+                str(len(found)),
+                *(f"{sum(r[k] for r in found) / len(found):.{digits}f}" for k, digits in FIGURES.items()),
+            ]
+            for label, found in rows.items()
+            if found
+        ]
+        tables.append(f"{args.scene}, {kind}\n\n{table(['setting', 'prompts', *FIGURES], lines)}")
+        names = sorted({name for found in rows.values() for r in found for name in r.get("parts", {})})
+        lines = [
+            [name, *(_of([r["parts"][name] for r in rows[n] if name in r["parts"]]) for n in labels)]
+            for name in names
+        ]
+        if lines:
+            tables.insert(-1, table(["part found", *labels], lines))
+    return "\n\n".join(tables)
+
+
+def _of(found: list[bool]) -> str:
+    return f"{sum(found)} of {len(found)}"
 
 
 def main() -> None:
@@ -107,7 +155,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
-    parser.add_argument("--count", type=int, default=40, help="prompts")
+    parser.add_argument("--kind", choices=KINDS, default="single", help="of prompts")
+    parser.add_argument("--count", type=int, default=40, help="prompts; those of the kind `all` are counted")
     parser.add_argument("--sweep", action="store_true", help="learning rates by numbers of steps")
     parser.add_argument("--alternative", action="store_true", help="fewer steps with an 8 times larger batch")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.03, 0.06, 0.1, 0.2])
@@ -126,8 +175,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     results = Results(args.out)
     mine, of = (int(x) for x in args.shard.split("/"))
-    asked = [(setting, prompt) for prompt in prompts(args.count) for setting in settings(args)]
-    for setting, prompt in [] if args.report else asked[mine::of]:
+    everything = [prompt for those in asked(args.kind, args.count).values() for prompt in those]
+    work = [(setting, prompt) for prompt in everything for setting in settings(args)]
+    for setting, prompt in [] if args.report else work[mine::of]:
         measure(args, results, setting, prompt)
     print(report(args, results))
 

@@ -1,10 +1,10 @@
-"""Measure an embedded model and the judge, and write the table of the model card.
+"""Measure an embedded model by what the judge names in its samples.
 
     python -m dreamprop.prior.benchmark
-    python -m dreamprop.prior.benchmark --model dreamprop/prior/weights/stable-diffusion
+    python -m dreamprop.prior.benchmark --model embedded-sd --scale 3 7.5 --pairs 40
 
-The judge is scored on fresh renders (a seed that nothing was trained on); the diffusion model by what the judge
-names in its samples: every single-object prompt, `--samples` times, DDIM with classifier-free guidance.
+Every single-object prompt and some of the pairs, `--samples` times each, DDIM with classifier-free guidance. The judge
+itself is measured by `prior.judge_accuracy`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel
 
-from dreamprop.prior import FOLDER, JUDGE, classifier
-from dreamprop.prior.vocabulary import COLORS, SHAPES, single_object_prompts
-from dreamprop.prior.world import LARGE, PALETTE, SMALL, World, build_atlas, compose
+from dreamprop.prior import JUDGE, MODELS, classifier
+from dreamprop.prior.counterfactuals import PARTS
+from dreamprop.prior.vocabulary import COLORS, SHAPES, Prompt, all_prompts
 from dreamprop.rng import generator
+from dreamprop.utils.atomic_io import write_json
 
 SEED = 9_000_011
-"""The seed of the renders that judge and generator are tested on."""
+"""The seed of the samples' noise and of which pairs are asked for."""
 
 
 @torch.no_grad()
@@ -78,71 +79,83 @@ def sheet(pictures: Tensor, columns: int, zoom: int = 2) -> Image.Image:
     return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
 
 
-def judge_accuracy(judge_folder: Path, views: int, world: World = SMALL) -> dict[str, float]:
-    """Score the judge on fresh, plain renders: shape, colour, both."""
-    jury = classifier.load(judge_folder)
-    atlas = build_atlas(SEED, views, world=world)
-    g = generator(SEED, 0, "prior/evaluate")
-    shape_right = color_right = both_right = 0
-    for layers, shape in zip(atlas.layers.split(256), atlas.shape.split(256), strict=True):
-        color = torch.randint(len(COLORS), (len(layers),), generator=g)
-        pictures = compose(
-            layers.float() / 255, PALETTE[color], PALETTE[color], world.background(len(layers), g, world.size)
-        )
-        by_shape, by_color = jury(pictures)
-        right_s, right_c = by_shape.argmax(1) == shape, by_color.argmax(1) == color
-        shape_right += int(right_s.sum())
-        color_right += int(right_c.sum())
-        both_right += int((right_s & right_c).sum())
-    n = len(atlas.layers)
-    return {"renders": n, "shape": shape_right / n, "color": color_right / n, "both": both_right / n}
+def asked(pairs: int) -> list[Prompt]:
+    """Every prompt of one object, and some of the pairs: half of them atop, half beside."""
+    everything = all_prompts()
+    chosen = [p for p in everything if p.relation is None]
+    g = generator(SEED, 0, "prior/pairs")
+    for relation, count in (("atop", pairs - pairs // 2), ("beside", pairs // 2)):
+        those = [p for p in everything if p.relation == relation]
+        chosen += [those[i] for i in torch.randperm(len(those), generator=g)[:count].tolist()]
+    return chosen
+
+
+def score(pictures: Tensor, prompts: list[Prompt], jury: classifier.Judge) -> dict[str, object]:
+    """What the judge says of samples [N, 3, H, W] of prompts: named as asked, in all and by kind; and the parts."""
+    labels = jury.label(pictures)
+
+    def share(of: list[int]) -> float:
+        return round(sum(labels[i] == prompts[i] for i in of) / max(len(of), 1), 4)
+
+    def those(shape: str | None = None, color: str | None = None, relation: str | None = None) -> list[int]:
+        return [
+            i
+            for i, p in enumerate(prompts)
+            if p.relation == relation
+            and shape in (None, p.objects[0][0])
+            and color in (None, p.objects[0][1])
+        ]
+
+    kinds = {"single": those(), **{r: those(relation=r) for r in ("atop", "beside")}}
+    parts: dict[str, dict[str, int]] = {}
+    for shape, names in PARTS.items():
+        index = those(shape)
+        if index:
+            said = jury.find(pictures[index], prompts[index[0]])
+            parts |= {
+                f"{shape}/{name}": {word: said[name].count(word) for word in ("there", "missing", "hidden")}
+                for name in names
+            }
+    return {
+        **{kind: share(index) for kind, index in kinds.items() if index},
+        "by_shape": {s: share(those(s)) for s in SHAPES},
+        "by_color": {c: share(those(color=c)) for c in COLORS},
+        "parts": parts,
+        "wrong": [f"{prompts[i]} as {labels[i]}" for i in range(len(labels)) if labels[i] != prompts[i]],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="measure the embedded model and the judge",
+        description="measure an embedded model by its samples",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model", type=Path, default=FOLDER)
+    parser.add_argument("--model", default="embedded", help=f"a folder, or one of {', '.join(MODELS)}")
     parser.add_argument("--judge", type=Path, default=JUDGE)
-    parser.add_argument("--samples", type=int, default=2, help="samples a prompt")
+    parser.add_argument("--samples", type=int, default=1, help="samples a prompt")
+    parser.add_argument("--pairs", type=int, default=0, help="prompts of two objects beside the 130 of one")
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
-    parser.add_argument("--scale", type=float, default=2.0, help="guidance scale of the samples")
+    parser.add_argument("--scale", type=float, nargs="+", default=[3.0, 7.5], help="guidance scales")
     parser.add_argument(
-        "--views", type=int, default=150, help="fresh renders a shape for the judge's own score"
+        "--sheet", type=Path, default=None, help="write the samples as pictures into this folder"
     )
-    parser.add_argument("--sheet", type=Path, default=None, help="write the samples as a picture here")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     args = parser.parse_args()
 
-    latent = (args.model / "vae").is_dir()
-    world = LARGE if latent else SMALL
-    figures: dict[str, object] = {"judge": judge_accuracy(args.judge, args.views, world)}
-    print("judge on fresh renders:", json.dumps(figures["judge"]), flush=True)
+    folder = MODELS.get(args.model, Path(args.model))
+    draw = sample_latent if (folder / "vae").is_dir() else sample
     jury = classifier.load(args.judge)
-    asked = [p for _ in range(args.samples) for p in single_object_prompts()]
-    draw = sample_latent if latent else sample
-    pictures = draw(args.model, [p for p, _, _ in asked], args.steps, args.scale, SEED)
-    right = [label == (s, c) for label, (_, s, c) in zip(jury.label(pictures), asked, strict=True)]
-    by_shape = {
-        s: sum(r for r, a in zip(right, asked, strict=True) if a[1] == s) / (args.samples * len(COLORS))
-        for s in SHAPES
-    }
-    by_color = {
-        c: sum(r for r, a in zip(right, asked, strict=True) if a[2] == c) / (args.samples * len(SHAPES))
-        for c in COLORS
-    }
-    figures["samples"] = {
-        "samples": len(asked),
-        "both": sum(right) / len(right),
-        "by_shape": by_shape,
-        "by_color": by_color,
-    }
-    print("samples under the judge:", json.dumps(figures["samples"]), flush=True)
-    if args.sheet:
-        sheet(pictures, len(COLORS)).save(args.sheet)
+    prompts = asked(args.pairs) * args.samples
+    figures: dict[str, object] = {}
+    for scale in args.scale:
+        pictures = draw(folder, [p.sentence for p in prompts], args.steps, scale, SEED)
+        figures[f"scale {scale:g}"] = found = score(pictures, prompts, jury)
+        print(f"scale {scale:g}:", json.dumps(found), flush=True)
+        if args.sheet:
+            args.sheet.mkdir(parents=True, exist_ok=True)
+            sheet(pictures, len(COLORS)).save(args.sheet / f"scale-{scale:g}.png")
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(args.json, figures)
 
 
 if __name__ == "__main__":

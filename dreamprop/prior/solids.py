@@ -110,6 +110,11 @@ def scaled(s: float, f: Distance) -> Distance:
     return lambda p: f(p / s) * s
 
 
+def rounded(r: float, f: Distance) -> Distance:
+    """A solid grown by r, which rounds its edges."""
+    return lambda p: f(p) - r
+
+
 def minus(f: Distance, g: Distance) -> Distance:
     return lambda p: torch.maximum(f(p), -g(p))
 

@@ -1,101 +1,161 @@
-"""Train the classifier of the procedural world's pictures."""
+"""Train the judge on augmented pictures of both worlds, of pairs and of solids that lack a part.
+
+    python -m dreamprop.prior.train_classifier --out outputs/judge
+
+The loss is the sum of the heads' cross-entropies: the negative log-probability of the picture's prompt, its objects in
+the order of the picture, and of what is to be said of the parts. The draws of a step depend on (seed, step) alone, so a
+run that is stopped and started again with the same command goes on as if it never stopped. After each checkpoint the
+averaged weights are in `judge/`.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
-from safetensors.torch import save_file
 from torch import Tensor
 
-from dreamprop.prior.classifier import Judge
-from dreamprop.prior.vocabulary import COLORS
-from dreamprop.prior.world import PALETTE, SIZE, Atlas, background, build_atlas, compose
+from dreamprop.prior.augmentation import augmented
+from dreamprop.prior.classifier import Answers, Judge
+from dreamprop.prior.counterfactuals import MISSING, NAMES, UNASKED
+from dreamprop.prior.judge_views import Views, load_views
+from dreamprop.prior.training import Training, add_bfloat16, arguments, run, write_tensors
+from dreamprop.prior.vocabulary import COLORS, PRIMITIVES, RELATIONS, SHAPES
+from dreamprop.prior.world import PALETTE
 from dreamprop.rng import generator
+from dreamprop.utils.atomic_io import write_json
 
-SEED = 7_000_001
-"""The judge's world, for training; its test renders and the generator's come from other seeds."""
-
-
-def augmented(atlas: Atlas, n: int, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw n augmented pictures with their shape and colour indices: flat or contrasty shading, other backgrounds,
-    shifted, scaled, blurred, with noise and another exposure, as pictures of an optimised scene may be."""
-    index = torch.randint(len(atlas.layers), (n,), generator=g)
-    layers = atlas.layers[index].float() / 255
-    color = torch.randint(len(COLORS), (n,), generator=g)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return (low + (high - low) * torch.rand(n, generator=g))[:, None, None, None]
-
-    # flatten the shading by moving the lit coverage towards the plain one
-    lit, alpha = layers[:, :5], layers[:, 5:]
-    fixed = layers[:, 2:5].amax(1, keepdim=True) > 0.02
-    flat = torch.where(fixed, lit[:, :1], alpha * 0.85)
-    flatness = uniform(-0.2, 0.5).clamp(min=0)
-    layers = torch.cat([layers[:, :1] + flatness * (flat - layers[:, :1]), layers[:, 1:]], 1)
-    plain = torch.rand(n, 3, 1, 1, generator=g).expand(-1, -1, SIZE, SIZE)
-    backdrop = torch.where(uniform(0, 1) < 0.25, plain * 0.6 + 0.2, background(n, g).expand(-1, -1, -1, SIZE))
-    jitter = 0.05 * torch.randn(n, 3, generator=g)
-    pictures = compose(layers, PALETTE[color] + jitter, torch.zeros(n, 3), backdrop)
-
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = uniform(0.8, 1.3).view(-1)
-    theta[:, :, 2] = 0.12 * torch.randn(n, 2, generator=g)
-    grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
-    pictures = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
-    soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    pictures = pictures + uniform(-0.5, 1.0).clamp(min=0) * (soft - pictures)
-    exposure = uniform(0.85, 1.15)
-    pictures = pictures * exposure + uniform(0, 0.06) * torch.randn(pictures.shape, generator=g)
-    return pictures.clamp(0, 1), atlas.shape[index], color
+SHARES = (0.25, 0.5, 0.25)
+"""Of pictures with one object, with two, and of which parts are asked."""
+FILLED = 0.3
+"""Share of pictures of parts in which what fills a hole has the object's own colour."""
 
 
-def train(out: Path, steps: int, views: int, batch: int, lr: float) -> None:
-    """Train the judge and write it whole."""
-    atlas = build_atlas(SEED, views)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        judge = Judge()
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    running = 0.0
-    for step in track(range(steps), description="judge"):
-        pictures, shape, color = augmented(atlas, batch, generator(SEED, step, "prior/judge"))
-        by_shape, by_color = judge(pictures)
-        loss = F.cross_entropy(by_shape, shape, label_smoothing=0.02) + F.cross_entropy(
-            by_color, color, label_smoothing=0.02
+class Draws:
+    """Draws pictures with what is to be said of them."""
+
+    def __init__(self, views: Views) -> None:
+        """Sort the views; parts are drawn evenly, half of them from solids that have them."""
+        self.views = views
+        pair = views.other >= 0
+        self._single, self._pair = ((views.named & kind).nonzero()[:, 0] for kind in (~pair, pair))
+        self._parts = []
+        for column in range(len(NAMES)):
+            said = views.parts[:, column]
+            lack = (views.parts == MISSING).any(1)
+            groups = [(views.named & (said != UNASKED)).nonzero()[:, 0], (said == MISSING).nonzero()[:, 0]]
+            # views of the counterfactual in which nothing is seen to be missing
+            groups[1] = torch.cat([groups[1], (~views.named & ~lack & (said != UNASKED)).nonzero()[:, 0]])
+            self._parts.append(groups)
+
+    def index(self, n: int, g: torch.Generator) -> Tensor:
+        """Which views are shown, [n]."""
+        counts = [round(n * share) for share in SHARES[:2]]
+        picked = [
+            pool[torch.randint(len(pool), (count,), generator=g)]
+            for pool, count in zip((self._single, self._pair), counts, strict=True)
+        ]
+        rest = n - sum(counts)
+        columns = torch.randint(len(NAMES), (rest,), generator=g).tolist()
+        whole = (torch.rand(rest, generator=g) < 0.5).tolist()
+        for column, u, w in zip(columns, torch.rand(rest, generator=g).tolist(), whole, strict=True):
+            pool = self._parts[column][0 if w else 1]
+            picked.append(pool[int(u * len(pool))].view(1))
+        return torch.cat(picked)
+
+    def draw(self, n: int, g: torch.Generator) -> tuple[Tensor, Views, Tensor]:
+        """Draw n augmented pictures [n, 3, H, W], their views, and the colours of both slots [2, n].
+
+        Of two side by side, the one on the left of the picture comes first: the heads could agree on any order, but
+        this one need not be found.
+        """
+        shown = self.views[self.index(n, g)]
+        layers = shown.layers.float() / 255
+        color, other = torch.randint(len(COLORS), (2, n), generator=g)
+        alike = (shown.other < 0) & (torch.rand(n, generator=g) < FILLED)
+        other = torch.where(alike, color, other)
+        mirrored = torch.rand(n, generator=g) < 0.5
+        pictures = augmented(layers, PALETTE[color], PALETTE[other], mirrored, g)
+        beside = (shown.other >= 0) & (shown.relation == RELATIONS.index("beside"))
+        swap = beside & (first_is_left(layers) == mirrored)
+        shape, second = torch.where(
+            swap, torch.stack([shown.other, shown.shape]), torch.stack([shown.shape, shown.other])
         )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
-        if (step + 1) % 200 == 0:
-            print(f"step {step + 1}: loss {running:.3f}", flush=True)
+        colors = torch.where(swap, torch.stack([other, color]), torch.stack([color, other]))
+        return pictures, replace(shown, shape=shape, other=second), colors
+
+
+def first_is_left(layers: Tensor) -> Tensor:
+    """Whether slot 0 of factored renders [N, 6, H, W] is on the left of slot 1, by their centres; [N] bool."""
+    across = (layers[:, :2] > 0).float().sum(2)  # [N, 2, W]
+    centre = (across * torch.arange(layers.shape[-1])).sum(-1) / across.sum(-1).clamp(min=1)
+    return centre[:, 0] < centre[:, 1]
+
+
+def judge_loss(answers: Answers, shown: Views, colors: Tensor) -> Tensor:
+    """Sum of cross-entropies of what the heads say of whole things, in their order, and of the parts asked for."""
+    pair = shown.other >= 0
+    slots = [(0, ~pair, shown.shape, colors[0], len(SHAPES)), (1, pair, shown.shape, colors[0], len(PRIMITIVES)),
+             (2, pair, shown.other, colors[1], len(PRIMITIVES))]  # fmt: skip
+    total = F.cross_entropy(answers.arrangement, torch.where(pair, 1 + shown.relation, 0), reduction="none")
+    for slot, there, shape, color, count in slots:
+        right = F.cross_entropy(
+            answers.shape[:, slot, :count], torch.where(there, shape, 0), reduction="none"
+        ) + F.cross_entropy(answers.color[:, slot], color, reduction="none")
+        total = total + right * there
+    telling = F.cross_entropy(answers.parts.flatten(0, 1), shown.parts.flatten().long(), ignore_index=UNASKED)
+    return (total * shown.named).sum() / shown.named.sum() + 2 * telling
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train as the command line says."""
+    out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
-    save_file(tensors, out / "model.safetensors.new")
-    os.replace(out / "model.safetensors.new", out / "model.safetensors")
-    (out / "config.json").write_text(json.dumps({"width": 32}) + "\n")
+    draws = Draws(load_views(out, args.seed, args.views, args.pair_views, args.part_views))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        judge = Judge()
+        judge.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    training = Training(judge, keep=args.keep)
 
+    def loss(step: int) -> Tensor:
+        pictures, shown, colors = draws.draw(args.batch, generator(args.seed, step, "prior/judge"))
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+            features = judge.features(pictures)
+        return judge_loss(judge.answer(features.float()), shown, colors)
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="train the judge", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    def saved() -> None:
+        folder = out / "judge"
+        folder.mkdir(exist_ok=True)
+        tensors = {k: v.half().contiguous() for k, v in training.average.state_dict().items()}
+        write_tensors(tensors, folder / "model.safetensors")
+        write_json(folder / "config.json", {})
+        write_json(out / "figures.json", {"steps": training.step, "seconds": round(training.seconds)})
+
+    run(
+        training,
+        loss,
+        out / "checkpoints",
+        steps=args.steps,
+        peak=args.lr,
+        save_minutes=args.save_minutes,
+        saved=saved,
     )
-    parser.add_argument("--out", type=Path, default=Path("outputs/judge"))
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--views", type=int, default=700, help="traced views a shape")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=4e-3)
-    args = parser.parse_args()
-    train(args.out, args.steps, args.views, args.batch, args.lr)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = arguments(
+        "train the judge", "outputs/judge", steps=60000, batch=32, lr=1e-3, views=800, pair_views=120
+    )
+    p.add_argument("--keep", type=float, default=0.998, help="of the averaged weights, at every step")
+    p.add_argument("--part-views", type=int, default=320, help="traced views of each solid that lacks a part")
+    add_bfloat16(p)
+    return p
 
 
 if __name__ == "__main__":
-    main()
+    train(parser().parse_args())

@@ -8,7 +8,10 @@ names the nearest known ones, because a model that never saw a word would draw s
 from __future__ import annotations
 
 import difflib
+import functools
+import itertools
 import re
+from dataclasses import dataclass
 
 from dreamprop.config.validate import brief, shortened
 from dreamprop.errors import InputError
@@ -143,3 +146,53 @@ def check(prompt: str) -> None:
 def single_object_prompts() -> list[tuple[str, str, str]]:
     """Every (prompt, shape, colour) with one object: the set over which R-precision retrieves."""
     return [(f"a {color} {shape}", shape, color) for shape in SHAPES for color in COLORS]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a prompt says, however it is worded; of two objects side by side, in the order of `OBJECTS`."""
+
+    objects: tuple[tuple[str, str], ...]
+    """(shape, colour), the upper or first one first"""
+    relation: str | None = None
+    """Of two objects, one of RELATIONS"""
+
+    def __str__(self) -> str:
+        joined = f" {WORDING[self.relation]} " if self.relation else ""
+        return joined.join(f"{color} {shape}" for shape, color in self.objects)
+
+    @property
+    def sentence(self) -> str:
+        """As it is given to a model: "a red cube on top of a blue cylinder"."""
+        joined = f" {WORDING[self.relation]} " if self.relation else ""
+        return joined.join(f"a {color} {shape}" for shape, color in self.objects)
+
+
+WORDING = {"atop": "on top of", "beside": "beside"}
+OBJECTS = tuple((shape, color) for shape in SHAPES for color in COLORS)
+"""Every (shape, colour), primitives first."""
+
+
+def read(prompt: str) -> Prompt:
+    """What a prompt says.
+
+    Raises:
+        InputError: see `parse`.
+    """
+    objects = parse(prompt)
+    relation = next((word for word in canonical(prompt) if word in RELATIONS), None)
+    if relation == "beside":
+        objects.sort(key=OBJECTS.index)
+    return Prompt(tuple(objects), relation)
+
+
+@functools.cache
+def all_prompts() -> tuple[Prompt, ...]:
+    """Every prompt, the set over which R-precision retrieves: one object; two, one atop the other; two side by side,
+    in whatever order."""
+    pairs = OBJECTS[: len(PRIMITIVES) * len(COLORS)]
+    return (
+        *(Prompt((thing,)) for thing in OBJECTS),
+        *(Prompt(both, "atop") for both in itertools.product(pairs, repeat=2)),
+        *(Prompt(both, "beside") for both in itertools.combinations_with_replacement(pairs, 2)),
+    )

@@ -5,28 +5,35 @@ from typing import Any
 from torch import Tensor
 
 from dreamprop.prior import classifier
-from dreamprop.prior.vocabulary import parse
+from dreamprop.prior.vocabulary import read
 
 
 def judge_views(prompt: str, views: Tensor) -> dict[str, Any] | None:
-    """Ask the judge for the shape and the colour of each view.
+    """Ask the judge which of all prompts each view shows, and which parts of the prompt's shape are there.
 
     Args:
         prompt: what they should show, in the words of the embedded models; nothing where another model made them.
         views: [N, 3, H, W] in [0, 1].
 
     Returns:
-        `views`, `correct`, `r_precision` (the fraction that is named as the prompt says) and `labels`; None
-        without a prompt, or with two objects in it: the judge knows one.
+        `views`, `correct`, `r_precision` (the fraction that is named as the prompt says) and `labels`; `parts` by
+        name where the prompt's shape has some, each with the number of views in which it is `there`, `missing` and
+        `hidden`, and whether it is `found`. None without a prompt.
     """
-    objects = parse(prompt) if prompt else []
-    if len(objects) != 1:
+    if not prompt:
         return None
-    labels = classifier.load().label(views.float().cpu())
-    correct = sum(tuple(label) == tuple(objects[0]) for label in labels)
-    return {
+    jury, images, asked = classifier.load(), views.float().cpu(), read(prompt)
+    labels = jury.label(images)
+    correct = sum(label == asked for label in labels)
+    told: dict[str, Any] = {
         "views": len(labels),
         "correct": correct,
         "r_precision": correct / len(labels),
-        "labels": [" ".join(reversed(label)) for label in labels],
+        "labels": [str(label) for label in labels],
     }
+    if parts := jury.find(images, asked):
+        told["parts"] = {
+            name: {word: said.count(word) for word in classifier.ANSWERS} | {"found": classifier.found(said)}
+            for name, said in parts.items()
+        }
+    return told
