@@ -111,8 +111,8 @@ class Step:
 
     @property
     def far(self) -> float:
-        """Twice the tolerance, or two nominal steps, which a fresh guess is soon off by; none where guesses must be exact,
-        since rolled-out states become exact and fresh guesses do not."""
+        """Twice the tolerance, or two nominal steps, which a fresh guess is soon off by; none where guesses must be
+        exact, since rolled-out states become exact and fresh guesses do not."""
         return math.inf if self.exact else 2 * max(self.tolerance, 1.0)
 
     def init(self, threshold: float | None) -> None:
