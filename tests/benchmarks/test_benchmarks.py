@@ -76,7 +76,18 @@ def test_frontier(bench: Bench, tmp_path: Path) -> None:
     arguments += ["--out", str(out), "--", FEW_STEPS]
     lines = bench("frontier", *arguments)
     assert cells(lines[-1])[:2] == ["hold", "step 1"]
-    assert [json.loads(row)["kind"] for row in out.read_text().splitlines()] == ["yardstick", "run"]
+    assert [json.loads(row)["kind"] for row in out.read_text().splitlines()] == [
+        "yardstick",
+        "ceiling",
+        "run",
+    ]
+
+
+def test_auto(bench: Bench) -> None:
+    few = ["--windows", "1", "2", "--steps", "12", "--repeat", "1"]
+    lines = bench("auto", "--processes", "voxel", "toy", "idle", *few)
+    rows = {cells(line)[0]: cells(line) for line in lines if line.startswith("|")}
+    assert all(float(rows[name][-3].strip("*")) > 0 for name in ("voxel", "toy", "idle"))
 
 
 def test_rprecision(bench: Bench, tmp_path: Path) -> None:
