@@ -43,9 +43,9 @@ def prompts(count: int) -> list[str]:
 
 
 def experiment(scene: str, prompt: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The config of a scene with a prompt and dot-list overrides."""
+    """The config of a scene with a prompt and dot-list overrides; windows are of 8, so that no result hangs on a clock."""
     path = ROOT / SCENES.get(scene, scene)
-    return load(path, [f"system.prompt_processor.prompt={prompt}", *overrides])
+    return load(path, [f"system.prompt_processor.prompt={prompt}", "parallel.window=8", *overrides])
 
 
 def processes(ex: Experiment) -> tuple[Any, Any]:

@@ -111,8 +111,8 @@ def warm_up(process: Any, settings: loop.RunSettings, first: State, communicator
         if mine:
             dp.solve_sequential(process, first.step + 1, state=first)
     window = min(settings.warm_up, settings.num_steps)
-    options = loop.solve_options(process, settings, communicator)
-    dp.solve(process, first.step + window, window, state=first, **options)
+    options = loop.solve_options(process, settings, communicator) | {"window": window}
+    dp.solve(process, first.step + window, state=first, **options)
 
 
 def _made(

@@ -149,7 +149,7 @@ def run(
             found = dp.solve_sequential(process, last, on_nonfinite=skip, state=window, callback=after)
         else:
             options = solve_options(process, settings, communicator)
-            options["window"] = windows or open_windows(settings.parallel, communicator)
+            options |= {"window": windows} if windows else {}
             found = dp.solve(process, settings.num_steps, state=window, stop=last, callback=after, **options)
     with guard.hold():
         for callback in callbacks:
@@ -190,7 +190,7 @@ def check(process: Any, settings: RunSettings, communicator: Communicator) -> No
 
 
 def solve_options(process: Any, settings: RunSettings, communicator: Communicator) -> dict[str, Any]:
-    """The block `parallel`, without its window, as keyword arguments of `dreamprop.solve`."""
+    """The block `parallel` as keyword arguments of `dreamprop.solve`; windows that choose themselves are kept nowhere."""
     parallel = settings.parallel
     make: dict[str, Callable[[], Any]] = {
         "serial": lambda: dp.evaluate.serial,
@@ -200,6 +200,7 @@ def solve_options(process: Any, settings: RunSettings, communicator: Communicato
         ),
     }
     options = {name: getattr(parallel, name) for name in PLAIN}
+    options["window"] = open_windows(parallel, communicator)
     return options | {"evaluator": make[evaluator_name(process, settings, communicator)]()}
 
 
