@@ -43,7 +43,7 @@ def prompts(count: int) -> list[str]:
 
 
 def experiment(scene: str, prompt: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The config of a scene with a prompt and dot-list overrides; windows are of 8, so that no result hangs on a clock."""
+    """The config of a scene, with a prompt, overrides, and windows of 8, so that no result hangs on a clock."""
     path = ROOT / SCENES.get(scene, scene)
     return load(path, [f"system.prompt_processor.prompt={prompt}", "parallel.window=8", *overrides])
 

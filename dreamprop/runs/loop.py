@@ -190,7 +190,7 @@ def check(process: Any, settings: RunSettings, communicator: Communicator) -> No
 
 
 def solve_options(process: Any, settings: RunSettings, communicator: Communicator) -> dict[str, Any]:
-    """The block `parallel` as keyword arguments of `dreamprop.solve`; windows that choose themselves are kept nowhere."""
+    """The block `parallel` as arguments of `dreamprop.solve`; windows that choose themselves are kept nowhere."""
     parallel = settings.parallel
     make: dict[str, Callable[[], Any]] = {
         "serial": lambda: dp.evaluate.serial,
