@@ -18,6 +18,7 @@ from dreamprop.distributed.communicator import Communicator
 from dreamprop.runs.config import ParallelConfig
 from dreamprop.runs.loop import RunSettings
 from dreamprop.runs.outcome import Outcome
+from dreamprop.runs.threestudio import embedded
 from dreamprop.runs.threestudio.compare import compare
 from dreamprop.runs.threestudio.run import Run
 from dreamprop.runs.threestudio.session import Session, prompt_of
@@ -69,6 +70,7 @@ def launch(given: Namespace) -> int:
     block = configs.build(ParallelConfig, configs.merge(ParallelConfig, [read.parallel]))
     if verb in ("train", "compare"):
         limits.check(read.studio)
+    coordination.run_on_all(communicator, lambda: embedded.resolve(read.studio))
     coordination.run_on_all(communicator, lambda: hub.check(read.studio))
     given.config, given.threestudio, given.overrides = config, root, arguments
     if verb == "compare":

@@ -10,6 +10,9 @@ FOLDER = _WEIGHTS / "model"
 STABLE_DIFFUSION = _WEIGHTS / "stable-diffusion"
 """The model of latents in Stable Diffusion's layout: the same and vae."""
 
+LARGE_VAE = _WEIGHTS / "stable-diffusion-512" / "vae"
+"""The autoencoder that takes pictures of 512 pixels to the latents of that model, see `large_model`."""
+
 MODELS = {"embedded": FOLDER, "embedded-sd": STABLE_DIFFUSION}
 """The shipped models by the names that `pretrained_model_name_or_path` takes."""
 
