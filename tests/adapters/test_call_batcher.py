@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
+import contextvars
 import re
 import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,156 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dreamprop.evaluate.sub_batch import attempt
-from dreamprop.state import State
-from dreamprop.threestudio.call_batcher import CallBatcher
-from dreamprop.threestudio.system import Threestudio
+from dreamprop.adapters.call_batcher import CallBatcher
 
-from . import double
-from .double import VAE, Posterior, System, UNet
-
-WINDOW = 8
-
-
-def chain(system: Any = None) -> Threestudio:
-    return Threestudio(system or System(), double.loader(), seed=3)
-
-
-def states(process: Threestudio, count: int = WINDOW) -> list[State]:
-    made = [process.init()]
-    while len(made) < count:
-        made.append(process.update(made[-1], process.drift(made[-1])))
-    return made
-
-
-def counts(process: Threestudio) -> dict[str, int]:
-    """Runs of the frozen networks since this was last asked."""
-    guidance = process.system.guidance
-    modules = {"unet": guidance.unet, "encoder": guidance.vae.encoder, "decoder": guidance.vae.decoder}
-    found = {name: module.runs for name, module in modules.items()}
-    for module in modules.values():
-        module.runs = 0
-    return found
-
-
-def test_same_gradients_and_eight_times_fewer_runs() -> None:
-    process = chain()
-    asked = states(process)
-    counts(process)
-    alone = [process.drift(state) for state in asked]
-    assert counts(process) == {"unet": 8, "encoder": 8, "decoder": 8}
-    process.drift_window(asked)
-    # seven of each together, and before that one of them alone, to compare; the last step has a larger batch
-    assert counts(process) == {"unet": 3, "encoder": 8, "decoder": 3}
-    together = process.drift_window(asked)
-    assert counts(process) == {"unet": 2, "encoder": 8, "decoder": 2}
-    assert process._batcher is not None
-    assert (process._batcher.calls, process._batcher.runs) == (32, 10)
-    for one, other in zip(alone, together, strict=True):
-        assert one.grads.keys() == other.grads.keys()
-        for name, grad in one.grads.items():
-            # a float32 sum of 8 terms in another order: 8 x 2^-24 of its largest term
-            torch.testing.assert_close(other.grads[name], grad, rtol=1e-5, atol=1e-6)
-        for name, write in one.writes.items():
-            assert torch.equal(write.new, other.writes[name].new), name
-
-
-def test_frozen_weights_are_not_copied() -> None:
-    process = chain()
-    process.drift_window(states(process, 3))
-    first, *others = process._replicas
-    for other in others:
-        assert other.system.guidance.unet is first.system.guidance.unet
-        assert other.system.guidance.vae is first.system.guidance.vae
-        assert other.system.guidance is not first.system.guidance
-        assert other.system.geometry.encoding.mask is not first.system.geometry.encoding.mask
-
-
-def test_fewer_states_than_before_and_more() -> None:
-    process = chain()
-    asked = states(process, 5)
-    for count in (3, 5, 2):
-        for one, state in zip(process.drift_window(asked[:count]), asked, strict=False):
-            alone = process.drift(state)
-            torch.testing.assert_close(one.grads["background.weight"], alone.grads["background.weight"])
-
-
-class Failing(System):
-    at = 99
-    error: type[Exception] = RuntimeError
-
-    def training_step(self, batch: Any, index: int) -> Any:
-        out = super().training_step(batch, index)
-        if index == self.at:
-            raise self.error(f"step {index} fails")
-        return out
-
-
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> tuple[Threestudio, list[State]]:
-    """A chain whose second step fails, and states of it."""
-    process = chain(Failing())
-    asked = states(process, 4)
-    monkeypatch.setattr(Failing, "at", 1)
-    return process, asked
-
-
-def test_a_step_that_fails_ends_the_others(
-    failing: tuple[Threestudio, list[State]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process, asked = failing
-    with pytest.raises(RuntimeError, match="step 1 fails"):
-        process.drift_window(asked)
-    monkeypatch.setattr(Failing, "at", 99)
-    # nothing is left waiting, and the next window is as good as any
-    assert len(process.drift_window(asked)) == 4
-    for network in (process.system.guidance.unet, process.system.guidance.vae):
-        assert not any("forward" in vars(module) for module in network.modules())
-
-
-def test_a_window_that_does_not_fit_leaves_nothing_behind(
-    failing: tuple[Threestudio, list[State]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the failed steps had made, and the copies they ran on, make room for a smaller window."""
-    process, asked = failing
-    monkeypatch.setattr(Failing, "error", torch.OutOfMemoryError)
-    made: list[weakref.ref[Tensor]] = []
-    real = VAE.encode
-
-    def encode(self: VAE, x: Tensor) -> Posterior:
-        made.append(weakref.ref(x))
-        return real(self, x)
-
-    monkeypatch.setattr(VAE, "encode", encode)
-    gc.disable()
-    try:
-        assert attempt(process, asked) is None
-        left = [ref() is not None for ref in made]
-    finally:
-        gc.enable()
-    assert left == [False] * 4
-    assert len(process._replicas) == 1
-
-
-class Alone(System):
-    """It has no network that could be shared."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.guidance = None  # type: ignore[assignment]
-
-    def training_step(self, batch: Any, index: int) -> Any:
-        return {"loss": (self.geometry(batch["points"]) ** 2).sum()}
-
-
-def test_one_by_one_where_nothing_meets(capsys: pytest.CaptureFixture[str]) -> None:
-    process = chain(Alone())
-    asked = states(process, 3)
-    for _ in range(2):
-        drifts = process.drift_window(asked)
-    assert len(drifts) == 3
-    said = capsys.readouterr().err
-    assert said.count("one by one: it holds no frozen network") == 1
+from ..threestudio.double import VAE, Posterior, UNet
 
 
 def calling(call: Callable[[], Tensor], seed: int = 0) -> Callable[[], tuple[Tensor, Tensor]]:
@@ -309,7 +161,7 @@ def test_steps_draw_what_they_draw_alone() -> None:
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["checkpointed", "recorded"])
-def test_recorded_calls_do_not_wait(kept: bool) -> None:
+def test_recorded_calls_do_not_wait_unless_asked(kept: bool) -> None:
     """Nor do calls inside them, though a checkpointed one is made without gradients first."""
     network = nn.Sequential(nn.Linear(4, 4), nn.Tanh()).requires_grad_(False)
     if not kept:
@@ -337,7 +189,67 @@ def test_every_thread_is_on_the_gpu_of_the_steps(monkeypatch: pytest.MonkeyPatch
     ran = CallBatcher([UNet()], device).run([lambda: threading.current_thread().name] * 3)
     assert len(set(ran)) == 3
     assert chosen == dict.fromkeys(ran, device)
-    chosen.clear()
-    process = chain()
-    process.drift_window(states(process, 2))
-    assert not chosen, "a CPU is no GPU"
+
+
+def squares(seed: int, network: nn.Module, inner: bool = False) -> Callable[[], tuple[Tensor, Tensor]]:
+    """A step with a parameter of its own, and a loss on it through a network."""
+
+    def run() -> tuple[Tensor, Tensor]:
+        x = torch.rand(2, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        x.requires_grad_()
+        y = checkpoint(network, x * x, use_reentrant=False) if inner else network(x * x)
+        return (y * y + x).sum() * seed, x
+
+    return run
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["called", "checkpointed"])
+def test_recorded_calls_meet_and_are_differentiated_together(inner: bool) -> None:
+    """In a checkpointed part they do not: what is saved there is not for another thread to keep."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.Tanh()).double().requires_grad_(False)
+    meeting = CallBatcher([network], recorded=True)
+    tasks = [squares(seed, network, inner) for seed in range(1, 4)]
+    for _ in range(2):
+        together = meeting.run(tasks)
+        meeting.backward([loss for loss, _ in together])
+        for (loss, x), task in zip(together, tasks, strict=True):
+            own, alone = task()
+            own.backward()
+            torch.testing.assert_close(loss, own)
+            torch.testing.assert_close(x.grad, alone.grad)
+    assert (meeting.calls, meeting.runs) == ((0, 0) if inner else (6, 3))
+
+
+def test_a_step_must_not_differentiate_joined_answers_itself() -> None:
+    network = nn.Linear(4, 4).double().requires_grad_(False)
+    meeting = CallBatcher([network], recorded=True)
+
+    def run() -> Tensor:
+        loss, x = squares(1, network)()
+        return torch.autograd.grad(loss, x)[0].sum()
+
+    with pytest.raises(ValueError, match=r"to the backward pass of its loss, took one through Linear; leave"):
+        meeting.run([run] * 2)
+
+
+def test_backward_passes_that_draw_are_refused() -> None:
+    network = nn.Linear(4, 4).double().requires_grad_(False)
+    meeting = CallBatcher([network], recorded=True)
+    losses = meeting.run([squares(1, network), squares(2, network)])
+    losses[1][1].register_hook(lambda grad: grad + torch.rand_like(grad))
+    with pytest.raises(ValueError, match="backward passes must draw no random numbers"):
+        meeting.backward([loss for loss, _ in losses])
+
+
+def test_a_thread_has_the_settings_of_its_caller() -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+    variable.set(1)
+
+    def settings() -> Any:
+        product = torch.ones(2, 2, device="cpu") @ torch.ones(2, 2, device="cpu")
+        return torch.empty(0).device, product.dtype, variable.get()
+
+    batcher = CallBatcher([])
+    with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        assert batcher.run([settings] * 2) == [(torch.device("meta"), torch.bfloat16, 1)] * 2
+    assert batcher.run([settings] * 2) == [(torch.device("cpu"), torch.float32, 1)] * 2
