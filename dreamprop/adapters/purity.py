@@ -64,7 +64,7 @@ class PurityCheck:
     def begin(self) -> None:
         """Forget the run before: checks come at the first steps of this one again."""
         self._first: int | None = None
-        self._due = 0
+        self._due: int | None = None
         self._last: tuple[State, Drift] | None = None
 
     def __call__(self, state: State, drift: Drift) -> None:
@@ -77,22 +77,15 @@ class PurityCheck:
         Raises:
             ImpureDrift: evaluated again it gave another.
         """
-        if not self.due(state.step):
-            return
-        if self._first is None:
-            self._first = state.step
-        if self._last is not None:
-            self._again(*self._last, state.step)
-        self._again(state, drift, state.step)
-        self._last = State(state.params, {}, state.buffers, state.step), drift
-        self._due = self._first + max(2 * (state.step - self._first), 1)
-
-    def due(self, step: int) -> bool:
-        """Whether a check is due at a step."""
-        return self._first is None or step >= self._due
+        if self._due is None or state.step >= self._due:
+            self._before(state)
+            self._again(state, drift, state.step)
+            self._keep(state, drift)
 
     def beside(self, state: State, drift: Drift, tolerance: float, remedy: str) -> None:
         """Check a drift that was evaluated beside others, if a check is due at its step, against one of its own.
+
+        That one is evaluated again at the next check, like any other.
 
         Args:
             state: whose drift was evaluated.
@@ -103,12 +96,24 @@ class PurityCheck:
         Raises:
             ImpureDrift: evaluated alone it gives another, or another each time.
         """
-        if self.due(state.step):
+        if self._due is None or state.step >= self._due:
+            self._before(state)
             alone = self._evaluate(state)
-            self(state, alone)
-            names = differences(alone, drift, tolerance)
-            if names:
+            if names := differences(alone, drift, tolerance):
+                self._again(state, alone, state.step)  # it may differ from any other
                 raise ImpureDrift(state.step, state.step, names, remedy)
+            self._keep(state, alone)
+
+    def _before(self, state: State) -> None:
+        """Evaluate the state of the check before once more."""
+        if self._last is not None:
+            self._again(*self._last, state.step)
+
+    def _keep(self, state: State, drift: Drift) -> None:
+        """Keep a state and its drift for the next check."""
+        self._first = state.step if self._first is None else self._first
+        self._last = State(state.params, {}, state.buffers, state.step), drift
+        self._due = self._first + max(2 * (state.step - self._first), 1)
 
     def _again(self, state: State, drift: Drift, reached: int) -> None:
         names = differences(drift, self._evaluate(state))

@@ -29,6 +29,10 @@ REMEDIES = (
         "choose by torch.where, or in sample_fn, where the step is a number",
     ),
     (("random",), "draw in sample_fn"),
+    (
+        ("memory_format",),
+        "give networks .to(memory_format=torch.contiguous_format), or frozen=[...] in the place of vectorize",
+    ),
 )
 """By words of what is raised."""
 

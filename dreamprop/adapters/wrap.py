@@ -79,8 +79,7 @@ def wrap(
       parameters, alone and in windows alike. In ``sample_fn`` it is a number: decisions by the step belong there.
 
     Both agree with one after another to rounding. A run at ``tolerance=0`` or ``window=1`` evaluates one after another.
-    With ``check`` a step at which a check is due is also evaluated alone and compared, so that a check costs three
-    drifts instead of two.
+    With ``check`` a step at which a check is due is evaluated alone and compared, instead of twice alone.
 
     Args:
         module: its parameters in the optimiser and all its buffers are the state; the rest is constant.
