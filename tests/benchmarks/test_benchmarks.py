@@ -71,13 +71,12 @@ def test_drift(bench: Bench) -> None:
 
 
 def test_wrap(bench: Bench) -> None:
-    for model in ("embedded", "embedded-sd"):
-        few = ["--window", "2", "--begin", "1", "--repeat", "1", "--steps", "3", "--model", model]
-        rows = [cells(line) for line in bench("wrap", *few)]
-        ways = ["one by one", "frozen", "vectorize"]
-        assert [row[0] for row in rows] == ["a window", "---", *ways, "a run", "---", "sequential", *ways]
-        # float32's 6e-8 through a network, times a guidance scale of 25
-        assert [float(row[3]) < 1e-3 for row in rows[2:5]] == [True] * 3
+    few = ["--window", "2", "--begin", "1", "--repeat", "1", "--steps", "2", "--model", "embedded-sd"]
+    rows = [cells(line) for line in bench("wrap", *few)]
+    ways = ["one by one", "frozen", "vectorize"]
+    assert [row[0] for row in rows] == ["a window", "---", *ways, "a run", "---", "sequential", *ways]
+    # float32's 6e-8 through a network, times a guidance scale of 25
+    assert all(float(row[3]) < 1e-3 for row in rows[2:5])
 
 
 def test_frontier(bench: Bench, tmp_path: Path) -> None:
