@@ -32,10 +32,10 @@ import torch
 from common import table
 from torch import Tensor, nn
 
+from dreamprop.adapters.call_batcher import CallBatcher
 from dreamprop.evaluate.sub_batch import cut
 from dreamprop.state import Drift, State
 from dreamprop.threestudio import loading, tiny_sd
-from dreamprop.threestudio.call_batcher import CallBatcher
 from dreamprop.threestudio.compat import install
 from dreamprop.threestudio.replica import Replica
 from dreamprop.threestudio.replicate import frozen_networks

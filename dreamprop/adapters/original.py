@@ -42,12 +42,7 @@ class Original:
             parameter.grad = None
         try:
             yield
-            got = next((n for n, p in self._held.items() if p.grad is not None), None)
-            if got is not None:
-                raise ValueError(
-                    f"loss_fn must use the module it is given, got a gradient at {got!r} of the one that was wrapped; "
-                    "use the first argument of loss_fn"
-                )
+            refuse_gradients({n: p.grad for n, p in self._held.items()})
             wrote = written(before, versions(self._tensors))
             if wrote:
                 raise ValueError(
@@ -57,6 +52,11 @@ class Original:
         finally:
             for parameter, grad in zip(self._parameters.values(), grads, strict=True):
                 parameter.grad = grad
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """Its parameters that the optimiser moves, of those that take gradients."""
+        return {n: p for n, p in self._held.items() if p.requires_grad}
 
     @contextmanager
     def uncalled(self) -> Iterator[None]:
@@ -75,6 +75,16 @@ class Original:
             for name, part in self._parts.items():
                 stack.callback(part.register_forward_pre_hook(refuse(name)).remove)
             yield
+
+
+def refuse_gradients(grads: Mapping[str, Tensor | None]) -> None:
+    """Raise ``ValueError`` where a parameter of the original has a gradient."""
+    got = next((name for name, grad in grads.items() if grad is not None), None)
+    if got is not None:
+        raise ValueError(
+            f"loss_fn must use the module it is given, got a gradient at {got!r} of the one that was wrapped; "
+            "use the first argument of loss_fn"
+        )
 
 
 def versions(tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -5,33 +5,37 @@ Their state is copied in and out, never referred to.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from dreamprop.adapters.buffers import moved
-from dreamprop.adapters.hooks import hand_on
-from dreamprop.adapters.original import Original, changed, versions, written
-from dreamprop.adapters.purity import PurityCheck
-from dreamprop.adapters.torch_optimizer import FunctionalOptimizer, clip, norm_of
+from dreamprop.adapters.frozen import FrozenNetworks
+from dreamprop.adapters.loss_drift import LossDrift, StepLoss, own_buffers
+from dreamprop.adapters.purity import PurityCheck, beside_tolerance
+from dreamprop.adapters.side_by_side import SideBySide
+from dreamprop.adapters.torch_optimizer import FunctionalOptimizer, clip
+from dreamprop.adapters.vectorized import MappedLoss, SampleFn, Sampling, Vectorized
 from dreamprop.process import Group, Process
-from dreamprop.rng import generator, seeded
-from dreamprop.state import BufferWrite, Drift, State, check_names
+from dreamprop.rng import generator
+from dreamprop.state import Drift, State, check_names
 
 Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
 
 
 def wrap(
     module: nn.Module,
-    loss_fn: Loss,
+    loss_fn: Loss | MappedLoss,
     optimizer: torch.optim.Optimizer,
     seed: int = 0,
     scheduler: Any = None,
     max_norm: float | None = None,
     *,
+    frozen: Sequence[nn.Module] = (),
+    vectorize: bool = False,
+    sample_fn: SampleFn | None = None,
     check: bool = True,
 ) -> Wrapped:
     """A process from the parts of a PyTorch loop.
@@ -61,26 +65,57 @@ def wrap(
     Hooks of the module and of its parameters are called on the copies, and are part of the loss. Hooks of the
     optimiser's steps are refused.
 
+    A window is evaluated one step after another, which gains on several devices alone, or, to gain on one too,
+
+    * side by side, with ``frozen``: each step on its own copy of the module, in a thread of its own, one at a time;
+      where they call a network in ``frozen``, or a part of one, they wait for each other, and the network is run
+      once for all of them. Gradients flow through such calls where they are recorded, and the backward pass is one
+      for all steps. It must draw no random numbers, and ``loss_fn`` must not differentiate through these networks
+      itself. Objects outside of the module are shared by steps that take turns at these calls: what a loss leaves
+      there before one may be another step's after it.
+    * mapped, with ``vectorize``: parameters, buffers and draws are stacked, and ``torch.func.vmap`` maps the loss over
+      them. What differs from step to step must be a tensor then: draws come from ``sample_fn``, and ``loss_fn`` is
+      called as (module, step, sample), with the step as an integer tensor of no dimensions on the device of the
+      parameters, alone and in windows alike. In ``sample_fn`` it is a number: decisions by the step belong there.
+
+    Both agree with one after another to rounding. A run at ``tolerance=0`` or ``window=1`` evaluates one after another.
+    With ``check`` a step at which a check is due is evaluated alone and compared, instead of twice alone.
+
     Args:
         module: its parameters in the optimiser and all its buffers are the state; the rest is constant.
-        loss_fn: (module, step, generator) to a scalar.
+        loss_fn: (module, step, generator) to a scalar; with ``vectorize`` (module, step, sample).
         optimizer: any that steps without a closure.
         seed: of the random numbers.
         scheduler: any that steps without a metric; stepped once after each step.
         max_norm: gradients whose norm over all parameters is larger are scaled to it, as
             ``torch.nn.utils.clip_grad_norm_`` does; ``None``: none are.
+        frozen: networks that the loss calls and nothing trains, the objects themselves: a U-Net, an autoencoder. They
+            answer row by row, and stay as they are.
+        vectorize: map the loss over a window; not together with ``frozen``, whose calls would be mapped too.
+        sample_fn: with ``vectorize``: (step, generator) to tensors, alone or in tuples, lists and dicts, of the same
+            shapes at every step; they are moved to the device of the parameters.
         check: evaluate drifts again now and then; the result of a pure loss is the same without.
 
     Returns:
         The process; ``process.commit(state)`` writes a state into module, optimizer and scheduler.
 
     Raises:
-        ValueError: the three do not belong together, one holds what cannot be copied, or a hook cannot be kept.
-            While the process is solved: the loss uses another module than the one it is given.
+        ValueError: the three do not belong together, one holds what cannot be copied, a hook cannot be kept, or a
+            network is not frozen. While the process is solved: the loss uses another module than the one it is given,
+            or does what ``frozen`` or ``vectorize`` cannot do.
         ImpureDrift: while the process is solved: a drift came out different when it was evaluated again. In both
             cases ``RankFailed`` with several processes.
     """
-    return Wrapped(module, loss_fn, optimizer, seed, scheduler, max_norm, check)
+    if vectorize and frozen:
+        raise ValueError(
+            "frozen must be left out with vectorize=True, which maps the calls of all networks; give one of the two"
+        )
+    if vectorize != (sample_fn is not None):
+        raise ValueError(
+            "sample_fn must be given with vectorize=True, and only then, got "
+            f"vectorize={vectorize} and sample_fn={sample_fn!r}; give both or none"
+        )
+    return Wrapped(module, loss_fn, optimizer, seed, scheduler, max_norm, frozen, sample_fn, check)
 
 
 class Wrapped(Process):
@@ -89,11 +124,13 @@ class Wrapped(Process):
     def __init__(
         self,
         module: nn.Module,
-        loss_fn: Loss,
+        loss_fn: Loss | MappedLoss,
         optimizer: torch.optim.Optimizer,
         seed: int,
         scheduler: Any,
         max_norm: float | None,
+        frozen: Sequence[nn.Module],
+        sample_fn: SampleFn | None,
         check: bool,
     ) -> None:
         if not callable(loss_fn):
@@ -104,23 +141,38 @@ class Wrapped(Process):
             raise ValueError(f"max_norm must be > 0, got {max_norm}; use None to clip nothing")
         self._max_norm = max_norm
         self._user = (module, optimizer, scheduler)
-        self._loss_fn, self._seed = loss_fn, seed
         by_id = {id(p): name for name, p in module.named_parameters()}
         held = [[by_id.get(id(p)) for p in group["params"]] for group in optimizer.param_groups]
         if any(name is None for names in held for name in names):
             raise ValueError(
                 "optimizer must hold parameters of the module only, got others; pass module.parameters()"
             )
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        self._frozen = FrozenNetworks(frozen, trained)
         # two sets of scratch parameters: the ones a drift writes into must never be those an update hands out
-        memo: dict[int, Any] = {}
-        self._module = _copied(module, memo)
         self._stepper = FunctionalOptimizer(
             optimizer, scheduler, [[str(name) for name in names] for names in held]
         )
-        moving = {name for names in self._stepper.names for name in names}
-        hand_on(module, self._module, moving, memo)
-        self._original = Original(module, self._module, moving)
-        self._check = PurityCheck(self._again) if check else None
+        names = [name for group in self._stepper.names for name in group]
+        by_norm = max_norm is not None
+        self._together: SideBySide | Vectorized | None = None
+        if sample_fn is not None:
+            sampling = Sampling(cast(MappedLoss, loss_fn), sample_fn, seed, trained[0].device)
+            self._drift = LossDrift(module, names, sampling, seed, self._frozen, by_norm)
+            self._together = Vectorized(self._drift, sampling, names)
+        else:
+            given = cast(Loss, loss_fn)
+            loss: StepLoss = lambda m, step: given(m, step, generator(seed, step, "loss"))  # noqa: E731
+            self._drift = LossDrift(module, names, loss, seed, self._frozen, by_norm)
+            if frozen:
+                self._together = SideBySide(self._drift)
+        self._rounding = beside_tolerance([*trained, *self._frozen.tensors])
+        self._check = PurityCheck(self._drift.again) if check else None
+
+    @property
+    def fused(self) -> bool:
+        """Whether windows are evaluated together, by ``frozen`` or ``vectorize``."""
+        return self._together is not None
 
     def init(self) -> State:
         """The state of module and optimiser at the time they were wrapped, entering step 0."""
@@ -131,7 +183,7 @@ class Wrapped(Process):
         return State(
             {name: named[name].detach().clone() for names in self._stepper.names for name in names},
             self._stepper.init(),
-            {name: buffer.detach().clone() for name, buffer in module.named_buffers()},
+            {name: buffer.detach().clone() for name, buffer in own_buffers(module, self._frozen).items()},
             0,
         )
 
@@ -142,65 +194,25 @@ class Wrapped(Process):
             ValueError: the loss uses another module than the one it is given, or writes to parameters.
             ImpureDrift: this drift, or an earlier one, is another when it is evaluated again.
         """
-        drift = self._evaluate(state)
+        drift = self._drift(state)
         if self._check is not None:
             self._check(state, drift)
         return drift
 
-    def _again(self, state: State) -> Drift:
-        """A drift once more, with a closer look at what the loss does."""
-        with self._original.uncalled():
-            drift = self._evaluate(state)
-        now = dict(self._module.named_parameters())
-        self._unwritten(state, {name: now[name] for name in state.params})
-        return drift
+    def drift_window(self, states: Sequence[State]) -> list[Drift]:
+        """The drifts of several states, together where ``frozen`` or ``vectorize`` says how.
 
-    def _unwritten(self, state: State, parameters: Mapping[str, Tensor]) -> None:
-        """Raise where the loss has left a parameter with other values than it was given."""
-        constants = {n: p for n, p in self._user[0].named_parameters() if n not in state.params}
-        name = changed(parameters, {**constants, **state.params})
-        if name is not None:
-            raise ValueError(
-                f"loss_fn must not write to parameters, wrote to {name!r}, which no drift carries; "
-                "compute with the value that it would write, or keep it in a buffer"
-            )
-
-    def _evaluate(self, state: State) -> Drift:
-        scratch = self._module
-        parameters, buffers = dict(scratch.named_parameters()), dict(scratch.named_buffers())
-        held = {name: parameters[name] for names in self._stepper.names for name in names}
-        check_names("state.params", state.params, held)
-        check_names("state.buffers", state.buffers, buffers)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.grad = None
-                if name in held:
-                    parameter.copy_(state.params[name])
-            for name, buffer in buffers.items():
-                buffer.copy_(state.buffers[name])
-        before = versions(parameters)
-        with self._original.aside(), seeded(self._seed, state.step, next(iter(held.values())).device):
-            loss = self._loss_fn(scratch, state.step, generator(self._seed, state.step, "loss"))
-            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-                raise ValueError(
-                    f"loss_fn must return a scalar with a gradient, got {loss!r}; use its module"
-                )
-            loss.backward()
-        # a parameter without a part in the loss has no gradient, and the optimiser passes over it
-        grads = {name: p.grad for name, p in held.items() if p.grad is not None}
-        for parameter in parameters.values():
-            parameter.grad = None
-        if not grads:
-            raise ValueError(
-                f"loss_fn must give a parameter of the optimizer a gradient, got none at step {state.step}; "
-                "use the module it is given"
-            )
-        if wrote := written(before, versions(parameters)):  # some kernels write what was there
-            self._unwritten(state, {name: parameters[name] for name in wrote})
-        after = dict(scratch.named_buffers())
-        check_names("buffers after the loss", after, state.buffers)
-        writes = {n: BufferWrite(state.buffers[n], b.detach().clone()) for n, b in after.items()}
-        return Drift(grads, writes=writes, grad_norm=None if self._max_norm is None else norm_of(grads))
+        Raises:
+            ValueError: as ``drift`` does, or the loss does what cannot be done together.
+            ImpureDrift: a drift is another when it is evaluated again, or alone.
+        """
+        if self._together is None or len(states) == 1:
+            return [self.drift(state) for state in states]
+        drifts = self._together(states)
+        if self._check is not None:
+            for state, drift in zip(states, drifts, strict=True):
+                self._check.beside(state, drift, self._rounding, self._together.remedy)
+        return drifts
 
     def update(self, state: State, drift: Drift) -> State:
         """One step of the optimiser on copies, with the options that its schedule has at this step.
@@ -239,7 +251,7 @@ class Wrapped(Process):
     def commit(self, state: State) -> None:
         """Write a state into the user's module, optimiser and scheduler, as if stepped up to it."""
         module, optimizer, scheduler = self._user
-        parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+        parameters, buffers = dict(module.named_parameters()), own_buffers(module, self._frozen)
         check_names("state.params", state.params, [n for names in self._stepper.names for n in names])
         check_names("state.buffers", state.buffers, buffers)
         self._stepper.write(optimizer, scheduler, state.moments, state.step)
@@ -248,13 +260,3 @@ class Wrapped(Process):
                 parameters[name].copy_(tensor)
             for name, tensor in state.buffers.items():
                 buffers[name].copy_(tensor)
-
-
-def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    try:
-        return copy.deepcopy(module, memo)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"module must be such that copy.deepcopy copies it, got {reason!r}; keep what it cannot copy elsewhere"
-        ) from error

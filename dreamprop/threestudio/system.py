@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamprop.adapters.call_batcher import CallBatcher
 from dreamprop.adapters.torch_optimizer import FunctionalOptimizer
 from dreamprop.process import Group, Process, buffer_distance
 from dreamprop.state import Drift, State
 from dreamprop.threestudio import hooks
-from dreamprop.threestudio.call_batcher import CallBatcher
 from dreamprop.threestudio.errors import NotAChain
 from dreamprop.threestudio.extra_state import NUMBERS, after, numbers_distance
 from dreamprop.threestudio.precision import SCALE, StepSettings, rescale, scaler_state

@@ -70,6 +70,15 @@ def test_drift(bench: Bench) -> None:
     assert all(float(cell) > 0 for cell in cells(lines[-1]))
 
 
+def test_wrap(bench: Bench) -> None:
+    few = ["--window", "2", "--begin", "1", "--repeat", "1", "--steps", "2", "--model", "embedded-sd"]
+    rows = [cells(line) for line in bench("wrap", *few)]
+    ways = ["one by one", "frozen", "vectorize"]
+    assert [row[0] for row in rows] == ["a window", "---", *ways, "a run", "---", "sequential", *ways]
+    # float32's 6e-8 through a network, times a guidance scale of 25
+    assert all(float(row[3]) < 1e-3 for row in rows[2:5])
+
+
 def test_frontier(bench: Bench, tmp_path: Path) -> None:
     out = tmp_path / "frontier.jsonl"
     arguments = ["--windows", "2", "--prompts", "a red torus", "--predictors", "hold", "--rules", "step:1"]

@@ -12,6 +12,9 @@ from omegaconf import OmegaConf
 from dreamprop.config.loader import InputError
 from dreamprop.runs.threestudio.embedded import resolve
 
+from . import upstream
+from .test_launch import launch, small
+
 KEY = "pretrained_model_name_or_path"
 
 
@@ -59,3 +62,14 @@ def test_where_it_cannot_be_used_is_told_in_one_line(kind: str, name: str, told:
     with pytest.raises(InputError, match=told) as error:
         resolve(studio(kind, **{KEY: name}), lambda: Path("/weights"))
     assert "\n" not in str(error.value)
+
+
+@upstream.needs_checkout
+def test_a_config_runs_on_it_from_the_command_line(tmp_path: Path, folder: Path) -> None:
+    names = [f"system.{part}.{KEY}=embedded" for part in ("prompt_processor", "guidance")]
+    arguments = ["--train", "trainer.max_steps=1", "data.n_test_views=1", *names]
+    done = launch(tmp_path, *small(tmp_path, *arguments), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    (made,) = (tmp_path / "cache" / "dreamprop").iterdir()
+    (kept,) = tmp_path.rglob("configs/parsed.yaml")
+    assert OmegaConf.load(kept).system.guidance[KEY] == str(made)

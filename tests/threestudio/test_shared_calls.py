@@ -1,9 +1,8 @@
-"""The steps of a window share the calls of their frozen networks, with the gradients that each has alone."""
+"""A threestudio system's window: its steps meet at its frozen networks."""
 
 from __future__ import annotations
 
 import gc
-import threading
 import weakref
 from typing import Any
 
@@ -13,11 +12,10 @@ from torch import Tensor
 
 from dreamprop.evaluate.sub_batch import attempt
 from dreamprop.state import State
-from dreamprop.threestudio.call_batcher import CallBatcher
 from dreamprop.threestudio.system import Threestudio
 
 from . import double
-from .double import VAE, Posterior, System, UNet
+from .double import VAE, Posterior, System
 
 WINDOW = 8
 
@@ -163,17 +161,9 @@ def test_one_by_one_where_nothing_meets(capsys: pytest.CaptureFixture[str]) -> N
     assert said.count("one by one: it holds no frozen network") == 1
 
 
-def test_every_thread_is_on_the_gpu_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch keeps the current device for each thread, and begins with the first one."""
-    chosen: dict[str, torch.device] = {}
-    monkeypatch.setattr(
-        torch.cuda, "set_device", lambda device: chosen.update({threading.current_thread().name: device})
-    )
-    device = torch.device("cuda", 3)
-    ran = CallBatcher([UNet()], device).run([lambda: threading.current_thread().name] * 3)
-    assert len(set(ran)) == 3
-    assert chosen == dict.fromkeys(ran, device)
-    chosen.clear()
+def test_a_cpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     process = chain()
     process.drift_window(states(process, 2))
-    assert not chosen, "a CPU is no GPU"
+    assert not chosen

@@ -96,8 +96,8 @@ def test_one_model_for_both_of_vsd(folder: Path, capsys: pytest.CaptureFixture[s
 )
 def test_a_window_meets_at_frozen_networks(name: str, meets: set[str], folder: Path) -> None:
     """One run of each frozen network where there were eight, and the same gradients to rounding."""
+    from dreamprop.adapters.batched_call import Call
     from dreamprop.threestudio import loading
-    from dreamprop.threestudio.batched_call import Call
 
     process = loading.process(upstream.studio(name, folder))
     states = [process.init()]

@@ -1,8 +1,10 @@
-"""The meeting point alone: calls of one network that are alike are one call, and each has its own answer."""
+"""The meeting point: the steps of a window, one call of each frozen network."""
 
 from __future__ import annotations
 
+import contextvars
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dreamprop.threestudio.call_batcher import CallBatcher
+from dreamprop.adapters.call_batcher import CallBatcher
 
-from .double import VAE, Posterior, UNet
+from ..threestudio.double import VAE, Posterior, UNet
 
 
 def calling(call: Callable[[], Tensor], seed: int = 0) -> Callable[[], tuple[Tensor, Tensor]]:
@@ -159,7 +161,7 @@ def test_steps_draw_what_they_draw_alone() -> None:
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["checkpointed", "recorded"])
-def test_recorded_calls_do_not_wait(kept: bool) -> None:
+def test_recorded_calls_do_not_wait_unless_asked(kept: bool) -> None:
     """Nor do calls inside them, though a checkpointed one is made without gradients first."""
     network = nn.Sequential(nn.Linear(4, 4), nn.Tanh()).requires_grad_(False)
     if not kept:
@@ -175,3 +177,79 @@ def test_recorded_calls_do_not_wait(kept: bool) -> None:
 
     assert set(meeting.run([run, run])) == {run()}
     assert meeting.calls == 0
+
+
+def test_every_thread_is_on_the_gpu_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch keeps the current device for each thread, and begins with the first one."""
+    chosen: dict[str, torch.device] = {}
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: chosen.update({threading.current_thread().name: device})
+    )
+    device = torch.device("cuda", 3)
+    ran = CallBatcher([UNet()], device).run([lambda: threading.current_thread().name] * 3)
+    assert len(set(ran)) == 3
+    assert chosen == dict.fromkeys(ran, device)
+
+
+def squares(seed: int, network: nn.Module, inner: bool = False) -> Callable[[], tuple[Tensor, Tensor]]:
+    """A step with a parameter of its own, and a loss on it through a network."""
+
+    def run() -> tuple[Tensor, Tensor]:
+        x = torch.rand(2, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        x.requires_grad_()
+        y = checkpoint(network, x * x, use_reentrant=False) if inner else network(x * x)
+        return (y * y + x).sum() * seed, x
+
+    return run
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["called", "checkpointed"])
+def test_recorded_calls_meet_and_are_differentiated_together(inner: bool) -> None:
+    """In a checkpointed part they do not: what is saved there is not for another thread to keep."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.Tanh()).double().requires_grad_(False)
+    meeting = CallBatcher([network], recorded=True)
+    tasks = [squares(seed, network, inner) for seed in range(1, 4)]
+    for _ in range(2):
+        together = meeting.run(tasks)
+        meeting.backward([loss for loss, _ in together])
+        for (loss, x), task in zip(together, tasks, strict=True):
+            own, alone = task()
+            own.backward()
+            torch.testing.assert_close(loss, own)
+            torch.testing.assert_close(x.grad, alone.grad)
+    assert (meeting.calls, meeting.runs) == ((0, 0) if inner else (6, 3))
+
+
+def test_a_step_must_not_differentiate_joined_answers_itself() -> None:
+    network = nn.Linear(4, 4).double().requires_grad_(False)
+    meeting = CallBatcher([network], recorded=True)
+
+    def run() -> Tensor:
+        loss, x = squares(1, network)()
+        return torch.autograd.grad(loss, x)[0].sum()
+
+    with pytest.raises(ValueError, match=r"to the backward pass of its loss, took one through Linear; leave"):
+        meeting.run([run] * 2)
+
+
+def test_backward_passes_that_draw_are_refused() -> None:
+    network = nn.Linear(4, 4).double().requires_grad_(False)
+    meeting = CallBatcher([network], recorded=True)
+    losses = meeting.run([squares(1, network), squares(2, network)])
+    losses[1][1].register_hook(lambda grad: grad + torch.rand_like(grad))
+    with pytest.raises(ValueError, match="backward passes must draw no random numbers"):
+        meeting.backward([loss for loss, _ in losses])
+
+
+def test_a_thread_has_the_settings_of_its_caller() -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+    variable.set(1)
+
+    def settings() -> Any:
+        product = torch.ones(2, 2, device="cpu") @ torch.ones(2, 2, device="cpu")
+        return torch.empty(0).device, product.dtype, variable.get()
+
+    batcher = CallBatcher([])
+    with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        assert batcher.run([settings] * 2) == [(torch.device("meta"), torch.bfloat16, 1)] * 2
+    assert batcher.run([settings] * 2) == [(torch.device("cpu"), torch.float32, 1)] * 2

@@ -1,6 +1,6 @@
 """Where the steps of a window meet: calls of frozen networks wait for one another and are answered together.
 
-Each step runs in a thread of its own on its own copy of the system, and only one thread runs at a time: it has
+Each step runs in a thread of its own on its own copy of what is trained, and only one thread runs at a time: it has
 the process's generators to itself, and hands on when it calls a frozen network or ends. Threads rather than
 greenlets, because whether gradients are recorded, and in which precision, is kept by PyTorch for each thread.
 
@@ -10,7 +10,6 @@ modules inside it. Steps meet at the outermost of its modules that is called: th
 
 from __future__ import annotations
 
-import random
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,11 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from dreamprop.threestudio.batched_call import Call, Mixed, compare, form, join_calls
+from dreamprop.adapters.batched_call import Call, Mixed, compare, form, join_calls, joinable
+from dreamprop.adapters.caller_context import CallerContext
+from dreamprop.adapters.generator_states import generator_states, restore, same_states
 
 T = TypeVar("T")
 
@@ -51,17 +52,34 @@ class Step(Generic[T]):
     future: Future[T] | None = None
 
 
+def say_mixed(network: nn.Module, mixed: Mixed) -> None:
+    """Say that a network is called by each step for itself, and why."""
+    print(f"steps of a window do not share their calls of {type(network).__name__}: {mixed}", file=sys.stderr)
+
+
 class CallBatcher:
     """Runs the steps of a window together, so that each frozen network is run once for all of them.
 
     Args:
-        networks: frozen; the steps meet where modules of theirs are called without gradients.
+        networks: frozen; the steps meet where modules of theirs are called.
         device: of the steps; which GPU is the current one is kept for each thread.
+        recorded: whether steps meet at calls too through which gradients are recorded. Their graphs are then one, and
+            whoever runs the steps leaves their backward passes to ``backward``.
+        on_mixed: called once with a network that turns out not to answer row by row, before each step is left to call
+            it for itself; by default it is said.
     """
 
-    def __init__(self, networks: Iterable[nn.Module], device: torch.device | None = None) -> None:
-        self._modules = list({id(m): m for network in networks for m in network.modules()}.values())
-        self._device = device
+    def __init__(
+        self,
+        networks: Iterable[nn.Module],
+        device: torch.device | None = None,
+        *,
+        recorded: bool = False,
+        on_mixed: Callable[[nn.Module, Mixed], None] = say_mixed,
+    ) -> None:
+        self._modules = list({id(m): m for network in networks for m in _entries(network)}.values())
+        self._device, self._recorded, self._on_mixed = device, recorded, on_mixed
+        self._differentiating = False
         self._mine = threading.local()
         self._pool: ThreadPoolExecutor | None = None
         self._forms: dict[Any, Any] = {}
@@ -81,13 +99,13 @@ class CallBatcher:
         if self._pool is None or self._pool._max_workers < len(tasks):
             if self._pool is not None:
                 self._pool.shutdown()
-            self._pool = ThreadPoolExecutor(len(tasks), "step", self._enter)
-        before = _draws()
+            self._pool = ThreadPoolExecutor(len(tasks), "step")
+        before, context = generator_states(), CallerContext(self._device)
         steps = [Step(task, before) for task in tasks]
         with self._open():
             try:
                 for step in steps:
-                    step.future = self._pool.submit(self._follow, step)
+                    step.future = self._pool.submit(self._follow, step, context)
                 while True:
                     for step in steps:
                         if step.future is not None and not step.future.done():
@@ -103,32 +121,47 @@ class CallBatcher:
                     step.parted = True
                     step.turn.release()
                 wait(left)
-                _put(before)
+                restore(before)
         return [step.future.result() for step in steps if step.future is not None]
 
-    def _enter(self) -> None:
-        """Called in each thread as it begins: make the device of the steps the current one there."""
-        if self._device is not None and self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
+    def backward(self, losses: Sequence[Tensor]) -> None:
+        """The backward pass of the losses of steps that have run, one for all of them: their graphs may be joined.
 
-    def _follow(self, step: Step[T]) -> T:
+        Gradients are those of each alone, since what is trained is each step's own copy.
+
+        Raises:
+            ValueError: a random number was drawn on the way, which would belong to no step.
+        """
+        before = generator_states()
+        self._differentiating = True
+        try:
+            torch.autograd.backward(list(losses))
+        finally:
+            self._differentiating = False
+        if not same_states(before, generator_states()):
+            raise ValueError(
+                "backward passes must draw no random numbers, which the steps of a window share with frozen; "
+                "draw in loss_fn, or leave frozen out"
+            )
+
+    def _follow(self, step: Step[T], context: CallerContext) -> T:
         """Called in the step's thread: wait for its turn, run it, and hand on at its end."""
         step.turn.acquire()
         self._mine.step = step
         try:
             if step.parted:
                 raise Cancelled
-            return step.task()
+            return context.call(step.task)
         finally:
             self._mine.step = None
             step.handed.release()
 
     def _turn(self, step: Step[Any]) -> None:
         """Let a step run until it calls a network, or ends."""
-        _put(step.draws)
+        restore(step.draws)
         step.turn.release()
         step.handed.acquire()
-        step.draws = _draws()
+        step.draws = generator_states()
         if step.call is None and step.future is not None:
             step.future.result()  # it ended: what it raised is raised here
 
@@ -151,13 +184,28 @@ class CallBatcher:
             try:
                 answers = join_calls(calls, self._forms[key]) if key in self._forms else self._try(calls)
                 self.runs += 1
+                if calls[0].recorded:
+                    self._guard(network, answers)
                 return answers
             except Mixed as mixed:
+                self._on_mixed(network, mixed)
                 self._mixed.add(id(network))
-                kind = type(network).__name__
-                print(f"steps of a window do not share their calls of {kind}: {mixed}", file=sys.stderr)
         self.runs += len(calls)
         return [ALONE] * len(calls)
+
+    def _guard(self, network: nn.Module, answers: list[Any]) -> None:
+        """See that nobody differentiates through joined answers but ``backward``: a graph is there for one pass."""
+
+        def refuse(grad: Tensor) -> None:
+            if not self._differentiating:
+                raise ValueError(
+                    "loss_fn must leave gradients through frozen networks to the backward pass of its loss, took one "
+                    f"through {type(network).__name__}; leave that out of frozen"
+                )
+
+        for leaf in pytree.tree_leaves(answers):
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                leaf.register_hook(refuse)
 
     def _try(self, calls: list[Call]) -> list[Any]:
         """The answers from one run, the first time that such calls are joined: one is held against its own.
@@ -165,8 +213,8 @@ class CallBatcher:
         Raises:
             Mixed: the network does not answer row by row, or draws.
         """
-        before = _draws()
-        own = calls[0].run()
+        before = generator_states()
+        own = calls[0].run(recorded=False)
         self.runs += 1
         like = form(own)
         try:
@@ -176,7 +224,7 @@ class CallBatcher:
         except Exception as error:  # it has no objection to the call alone
             raise Mixed(f"{type(error).__name__}: {error}") from error
         compare(own, answers[0])
-        if not _same(before, _draws()):
+        if not same_states(before, generator_states()):
             raise Mixed("it draws random numbers")
         self._forms[calls[0].key] = like
         return answers
@@ -202,6 +250,8 @@ class CallBatcher:
             if step is None or step.inside:
                 return forward(*args, **kwargs)
             call = None if id(network) in self._mixed else Call.of(network, forward, args, kwargs)
+            if call is not None and call.recorded and not (self._recorded and joinable()):
+                call = None
             if call is None or self._wait(step, call) is ALONE:
                 step.inside = True
                 try:
@@ -224,22 +274,9 @@ class CallBatcher:
         return step.answer
 
 
-def _draws() -> Any:
-    """The state of the process's generators: torch's on the CPU and on GPUs, numpy's and Python's."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()
-
-
-def _put(draws: Any) -> None:
-    torch.set_rng_state(draws[0])
-    if draws[1]:
-        torch.cuda.set_rng_state_all(draws[1])
-    np.random.set_state(draws[2])
-    random.setstate(draws[3])
-
-
-def _same(some: Any, others: Any) -> bool:
-    """Whether the generators have been left alone; their states are on the CPU."""
-    torchs = zip([some[0], *some[1]], [others[0], *others[1]], strict=True)
-    numpys = all(np.array_equal(a, b) for a, b in zip(some[2], others[2], strict=True))
-    return all(torch.equal(a, b) for a, b in torchs) and numpys and bool(some[3] == others[3])
+def _entries(network: nn.Module) -> Iterator[nn.Module]:
+    """The modules of a network that may be called from outside: all of them, but none inside a compiled one."""
+    yield network
+    if "_orig_mod" not in network._modules:
+        for part in network.children():
+            yield from _entries(part)

@@ -29,20 +29,22 @@ class Call:
     spec: Any
     context: tuple[str, bool, torch.dtype]
     """Autocast where the network was called from: kind of device, whether it is on, and its type."""
+    recorded: bool
+    """Whether gradients are recorded through it."""
 
     @classmethod
     def of(
         cls, network: nn.Module, forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Call | None:
-        """A call that others may be joined to; None where gradients are recorded, or nothing in it has rows."""
+        """A call that others may be joined to; None where nothing in it has rows."""
         leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        if recorded or not any(t.dim() for t in tensors):
+        if not any(t.dim() for t in tensors):
             return None
+        recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         kind = tensors[0].device.type
         context = (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-        return cls(network, forward, leaves, spec, context)
+        return cls(network, forward, leaves, spec, context, recorded)
 
     @property
     def rows(self) -> int:
@@ -60,15 +62,23 @@ class Call:
             elif leaf.dim() and len(leaf) != rows:
                 return id(self)  # only with itself
             else:
-                shapes.append(f"{tuple(leaf.shape)} {leaf.dtype} {leaf.device}")
-        return (id(self.network), str(self.spec), tuple(shapes), self.context)
+                grad = self.recorded and leaf.requires_grad
+                shapes.append(f"{tuple(leaf.shape)} {leaf.dtype} {leaf.device} {grad}")
+        return (id(self.network), str(self.spec), tuple(shapes), self.context, self.recorded)
 
-    def run(self, leaves: Sequence[Any] | None = None) -> Any:
-        """The network's answer to these inputs; to its own by default."""
+    def run(self, leaves: Sequence[Any] | None = None, recorded: bool | None = None) -> Any:
+        """The network's answer to these inputs; to its own, and recorded as it was called, by default."""
         kind, enabled, dtype = self.context
         args, kwargs = pytree.tree_unflatten(list(self.leaves if leaves is None else leaves), self.spec)
-        with torch.no_grad(), torch.autocast(kind, dtype=dtype, enabled=enabled):
+        grad = self.recorded if recorded is None else recorded
+        with torch.set_grad_enabled(grad), torch.autocast(kind, dtype=dtype, enabled=enabled):
             return self.forward(*args, **kwargs)
+
+
+def joinable() -> bool:
+    """Whether a recorded call here may be made elsewhere: not where tensors that are saved for the backward pass go
+    through hooks, as in a part that is checkpointed, which would not see them."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
 
 
 def form(answer: Any) -> Any:
@@ -92,20 +102,21 @@ def join_calls(calls: Sequence[Call], like: Any) -> list[Any]:
     Raises:
         Mixed: the answer has not a row for each row.
     """
-    leaves = []
-    for column in zip(*(call.leaves for call in calls), strict=True):
-        if not isinstance(column[0], Tensor):
-            leaves.append(column[0])
-        elif column[0].dim() == 0:  # one noise level for a whole call
-            leaves.append(torch.cat([value.expand(calls[0].rows) for value in column]))
-        else:
-            leaves.append(torch.cat(column))
-    answer, spec = pytree.tree_flatten(calls[0].run(leaves))
-    forms, alone = pytree.tree_flatten(like)
-    if spec != alone:
-        raise Mixed("it answers in another form where there are more rows")
-    parts = [_parts(leaf, one, len(calls)) for leaf, one in zip(answer, forms, strict=True)]
-    return [pytree.tree_unflatten([part[i] for part in parts], spec) for i in range(len(calls))]
+    with torch.set_grad_enabled(calls[0].recorded):
+        leaves = []
+        for column in zip(*(call.leaves for call in calls), strict=True):
+            if not isinstance(column[0], Tensor):
+                leaves.append(column[0])
+            elif column[0].dim() == 0:  # one noise level for a whole call
+                leaves.append(torch.cat([value.expand(calls[0].rows) for value in column]))
+            else:
+                leaves.append(torch.cat(column))
+        answer, spec = pytree.tree_flatten(calls[0].run(leaves))
+        forms, alone = pytree.tree_flatten(like)
+        if spec != alone:
+            raise Mixed("it answers in another form where there are more rows")
+        parts = [_parts(leaf, one, len(calls)) for leaf, one in zip(answer, forms, strict=True)]
+        return [pytree.tree_unflatten([part[i] for part in parts], spec) for i in range(len(calls))]
 
 
 def _parts(leaf: Any, like: Any, count: int) -> list[Any]:
@@ -121,6 +132,7 @@ def _parts(leaf: Any, like: Any, count: int) -> list[Any]:
     return [_strided(like, leaf.device).copy_(part) for part in leaf.chunk(count)]
 
 
+@torch.no_grad()
 def compare(alone: Any, joined: Any) -> None:
     """Hold an answer to a call alone against its part of the answer to several.
 
