@@ -94,12 +94,12 @@ def judge(
         show: what a state of a process shows.
         steps: of each run.
         seeds: of the two runs that are compared, then those of other noise.
-        options: of the accelerated run; window and tolerance are the defaults otherwise.
+        options: of the accelerated run; the window is 8 and the tolerance the default otherwise.
     """
     process = make(seeds[0])
     start = process.init()
     sequential = show(process, dp.solve_sequential(process, steps, state=start).state)
-    solution = dp.solve(process, steps, state=start, **options)  # type: ignore[arg-type]
+    solution = dp.solve(process, steps, state=start, **{"window": 8, **options})  # type: ignore[arg-type]
     accelerated = show(process, solution.state)
     others = []
     for seed in seeds[1:]:

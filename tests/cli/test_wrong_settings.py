@@ -14,10 +14,10 @@ from tests.cli.shipped import METHOD, OPTIMIZER
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("parallel.window=0", ["parallel.window", ">= 1", "got 0", "use 1"]),
+        ("parallel.window=0", ["parallel.window", ">= 1", "got 0", "use auto, or 1"]),
         ("parallel.windw=8", ["unknown key parallel.windw", "parallel.window"]),
         ("guidance_scale=7", ["unknown key guidance_scale", "system.guidance.guidance_scale"]),
-        ("parallel.window=eight", ["parallel.window", "'eight'", "takes int"]),
+        ("parallel.window=eight", ["parallel.window", "'eight'", "a number, auto, or the folder"]),
         ("parallel.window=1.5", ["parallel.window", "1.5", "takes int"]),
         ("parallel=8", ["parallel must be a block", "window"]),
         ("nothing_like_it=8", ["unknown key nothing_like_it", "did you mean", "docs/reference.md"]),
