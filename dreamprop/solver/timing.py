@@ -72,13 +72,15 @@ class Known:
 
 
 def along(seconds: Mapping[int, float], window: int) -> float:
-    """T(w) on the straight line through the nearest windows; flat where there is but one, and never falling."""
+    """T(w) on the straight line through the nearest windows; flat where there is but one, and beyond the widest never
+    less than that one's."""
     at = sorted(seconds)
     if len(at) == 1:
         return seconds[at[0]]
     pairs = list(pairwise(at))
     a, b = next((pair for pair in pairs if window < pair[1]), pairs[-1])
-    return seconds[a] + max((seconds[b] - seconds[a]) / (b - a), 0.0) * (window - a)
+    slope = (seconds[b] - seconds[a]) / (b - a)
+    return seconds[b] + (max(slope, 0.0) if window > b else slope) * (window - b)
 
 
 def typical(seconds: Sequence[float]) -> float:

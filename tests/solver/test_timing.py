@@ -11,7 +11,7 @@ def test_seconds_lie_on_straight_lines_between_what_was_measured_and_never_fall(
     measured = {1: 1.0, 4: 2.5, 16: 8.5}
     assert [along(measured, w) for w in (1, 2, 4, 10, 16, 32)] == [1.0, 1.5, 2.5, 5.5, 8.5, 16.5]
     assert along({8: 3.0}, 2) == along({8: 3.0}, 64) == 3.0
-    assert along({1: 2.0, 2: 1.0}, 8) == 2.0
+    assert along({1: 2.0, 2: 1.0}, 8) == 1.0 and along({1: 2.0, 3: 1.0}, 2) == 1.5
 
 
 def test_a_window_accepts_what_a_wider_one_accepted_up_to_its_size() -> None:
