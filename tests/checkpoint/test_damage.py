@@ -52,7 +52,9 @@ class Fuzz:
 
     def __init__(self, folder: Path) -> None:
         self.saved: dict[int, Window] = {}
-        for step, window in zip(STEPS, [w for w in rounds(window=8) if len(w.states) > 2], strict=False):
+        for step, window in zip(
+            STEPS, [w for w in rounds(window=8, predictor="hold") if len(w.states) > 2], strict=False
+        ):
             states = tuple(replace(state, step=step + i) for i, state in enumerate(window.states))
             self.saved[step] = Window(states, 0.1 * step)
             checkpoint.save(folder, self.saved[step], {"config": {"seed": step, "lr": 0.1, "on": True}})
