@@ -129,7 +129,8 @@ class SystemConfig:
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
     material: MaterialConfig = field(default_factory=MaterialConfig)
     background_type: str = RANDOM_COLOR
-    """`random-color-background` (soft, drawn anew for every picture) or `solid-color-background`."""
+    """Drawn anew for every picture: `random-color-background` (soft tints, as `embedded` knows them) or
+    `random-gradient-background` (any colours, as `embedded-sd` knows them); or `solid-color-background`."""
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
     renderer: RendererConfig = field(default_factory=RendererConfig)
     prompt_processor: PromptConfig = field(default_factory=PromptConfig)

@@ -37,7 +37,7 @@ class DreamFusion(Distillation):
     def evaluate(self, states: Sequence[State]) -> list[Drift]:
         """The gradients at W states: their scenes rendered, one call of the U-Net, and one backward pass."""
         samples = draw_steps(
-            self.data, self.system.material, self.guidance, self.seed, [s.step for s in states], self.device
+            self.data, self.system, self.guidance, self.seed, [s.step for s in states], self.device
         )
         batches = self.renderer(states, samples)
         with torch.enable_grad():

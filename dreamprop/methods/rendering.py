@@ -16,7 +16,7 @@ from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.methods.regularizers import Weight
 from dreamprop.methods.step_sample import StepSample
 from dreamprop.scenes import background, cameras
-from dreamprop.scenes.config import RANDOM_COLOR
+from dreamprop.scenes.config import SOLID_COLOR
 from dreamprop.scenes.field import Field, Tensors, stack
 from dreamprop.scenes.shading import Shading
 from dreamprop.scenes.volume_rendering import Rendered, render
@@ -144,10 +144,9 @@ class StepRenderer:
             shading=self._shading(view.light, samples) if samples[0].shaded else None,
             orientation=self.orient(steps[0]) > 0,
         )
-        if self.system.background_type == RANDOM_COLOR:
-            behind = background.soft(torch.cat([s.background for s in samples]), height)
-        else:
-            behind = self.background
+        kind, behind = self.system.background_type, self.background
+        if kind != SOLID_COLOR:
+            behind = background.random(kind, torch.cat([s.background for s in samples]), height, width)
         return Batch(places, steps, params, rendered, self.resize(rendered.over(behind)), view)
 
     def _shading(self, light: Tensor, samples: Sequence[StepSample]) -> Shading:

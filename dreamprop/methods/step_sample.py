@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from dreamprop.guidance.protocol import Draw, Guidance
-from dreamprop.methods.config import DataConfig
+from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.rng import generator
 from dreamprop.scenes import background, cameras
-from dreamprop.scenes.config import MaterialConfig
 from dreamprop.utils.transfer import to_device
 
 
@@ -32,7 +31,7 @@ class StepSample:
     shift: Tensor
     """[B H V] where samples lie in their intervals"""
     background: Tensor
-    """[B, background.UNIFORMS] numbers in [0, 1) that make the backgrounds."""
+    """[B, background.UNIFORMS of its type] numbers in [0, 1) that make the backgrounds."""
     shaded: bool
     """Whether the light is on."""
     textureless: bool
@@ -40,13 +39,12 @@ class StepSample:
     guidance: Draw
 
 
-def draw_step(
-    data: DataConfig, material: MaterialConfig, guidance: Guidance, seed: int, step: int
-) -> StepSample:
+def draw_step(data: DataConfig, system: SystemConfig, guidance: Guidance, seed: int, step: int) -> StepSample:
     """The draws of a step, on the CPU."""
     batch, height, width = data.size(step)
     uniform, normal = cameras.draw(batch, generator(seed, step, "cameras"))
     shaded = textureless = False
+    material, count = system.material, background.UNIFORMS[system.background_type]
     if step >= material.ambient_only_steps:
         a, b = torch.rand(2, generator=generator(seed, step, "shading")).tolist()
         shaded, textureless = a < material.diffuse_prob, b < material.textureless_prob
@@ -55,7 +53,7 @@ def draw_step(
         uniform=uniform,
         normal=normal,
         shift=torch.rand(batch * height * width, generator=generator(seed, step, "rays")),
-        background=torch.rand(batch, background.UNIFORMS, generator=generator(seed, step, "background")),
+        background=torch.rand(batch, count, generator=generator(seed, step, "background")),
         shaded=shaded,
         textureless=shaded and textureless,
         guidance=guidance.draw(batch, step, generator(seed, step, "guidance")),
@@ -64,11 +62,11 @@ def draw_step(
 
 def draw_steps(
     data: DataConfig,
-    material: MaterialConfig,
+    system: SystemConfig,
     guidance: Guidance,
     seed: int,
     steps: Sequence[int],
     device: torch.device,
 ) -> list[StepSample]:
     """The draws of several steps, brought to a device in one copy."""
-    return to_device([draw_step(data, material, guidance, seed, step) for step in steps], device)
+    return to_device([draw_step(data, system, guidance, seed, step) for step in steps], device)

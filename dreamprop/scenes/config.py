@@ -10,7 +10,9 @@ from dreamprop.config.validate import number
 from dreamprop.scenes.density import ACTIVATIONS, BIASES
 
 VOLUME_GRID, IMPLICIT_VOLUME = GEOMETRIES = ("volume-grid", "implicit-volume")
-RANDOM_COLOR, SOLID_COLOR = BACKGROUNDS = ("random-color-background", "solid-color-background")
+RANDOM_COLOR, RANDOM_GRADIENT, SOLID_COLOR = BACKGROUNDS = (
+    "random-color-background", "random-gradient-background", "solid-color-background",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

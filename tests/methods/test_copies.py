@@ -9,7 +9,7 @@ import torch
 from dreamprop.guidance.config import GuidanceConfig, PromptConfig
 from dreamprop.guidance.factory import make_guidance
 from dreamprop.guidance.protocol import join
-from dreamprop.methods.config import DataConfig
+from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.methods.step_sample import draw_steps
 from dreamprop.scenes import background, cameras
 from dreamprop.scenes.config import MaterialConfig
@@ -31,7 +31,7 @@ def test_the_draws_of_a_window_are_copied_once_and_nothing_else(tmp_path: Path) 
     guidance = make_guidance(config, PromptConfig(prompt="a red torus"), META)
     data, steps = DataConfig(batch_size=2, width=8, height=8), [0, 1, 2]
     with Copies() as copies:
-        samples = draw_steps(data, MaterialConfig(0), guidance, 0, steps, META)
+        samples = draw_steps(data, SystemConfig(material=MaterialConfig(0)), guidance, 0, steps, META)
     assert copies.count == 1
     assert all(s.guidance.noise.device == s.shift.device == META for s in samples)
     fields = [HashGrid(levels=2), VoxelGrid(8)]

@@ -103,7 +103,7 @@ def test_draws_depend_on_seed_and_step_alone(folder: Path) -> None:
     moved = State({n: p + 1 for n, p in state.params.items()}, state.moments, state.buffers, state.step)
 
     def drawn(process: DreamFusion, state: State) -> list[torch.Tensor]:
-        d = draw_step(process.data, process.system.material, process.guidance, process.seed, state.step)
+        d = draw_step(process.data, process.system, process.guidance, process.seed, state.step)
         return [d.uniform, d.normal, d.shift, d.background, d.guidance.timesteps, d.guidance.noise]
 
     same = zip(drawn(process, state), drawn(process, moved), strict=True)
