@@ -3,7 +3,7 @@
     python benchmarks/gallery.py                                       # docs/gallery.md with its pictures
     python benchmarks/gallery.py --scene configs/dreamfusion-embedded-sd.yaml --out outputs/gallery
 
-Each prompt is a row of pictures of 256 pixels: four views of the sequential result, two from either height, and the
+Each prompt is a row of pictures of `--size` pixels: four views of the sequential result, two from either height, and the
 same four of the accelerated one. Stop it at any time and start it again with the same command: what is done is not
 done again.
 """
@@ -117,6 +117,9 @@ def main() -> None:
     args.command = "python benchmarks/gallery.py"
     if args.scene != "voxel":
         args.command += f" --scene {args.scene}"
+    for name in ("count", "pairs", "size"):
+        if (value := getattr(args, name)) != parser.get_default(name):
+            args.command += f" --{name} {value}"
     results = Results(ROOT / "outputs" / "benchmarks" / "gallery.jsonl")
     rows = []
     for prompt in [*prompts(args.count), *PAIRS[: args.pairs]]:
