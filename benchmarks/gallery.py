@@ -4,13 +4,8 @@
     python benchmarks/gallery.py --scene configs/dreamfusion-embedded-sd.yaml --out outputs/gallery
 
 Each prompt is a row of pictures of `--size` pixels: four views of the sequential result, two from either height, and
-<<<<<<< HEAD
 the same four of the accelerated one. Stop it at any time and start it again with the same command: what is done is not
 done again.
-=======
-the same four of the accelerated one. Stop it at any time and start it again with the same command: what is done is
-not done again.
->>>>>>> objects
 """
 
 from __future__ import annotations
