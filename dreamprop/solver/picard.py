@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from dreamprop.solver.rollout import rollout
 from dreamprop.solver.solution import Laps, Round, Solution, Stats, start
 from dreamprop.solver.timing import Timed
 from dreamprop.solver.window import Window, advance, end_of, fill
-from dreamprop.solver.window_choice import AUTO, Windows, as_windows
+from dreamprop.solver.window_choice import AUTO, Decision, Windows, as_windows
 from dreamprop.state import State
 from dreamprop.utils.cpu_allocator import reuse
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 def solve(
     process: Chain,
     num_steps: int,
-    window: int | str | Windows = AUTO,
+    window: int | str | Sequence[Decision] | Windows = AUTO,
     tolerance: float = 1.0,
     *,
     error_rule: str = "step",
@@ -63,7 +63,7 @@ def solve(
         num_steps: the step to arrive at, counted from step 0 of the chain.
         window: steps evaluated together; 1 is the sequential run. ``auto`` tries windows on the way and takes the one
             whose steps are the quickest, by the clock: for the same result twice give a number, or the
-            ``stats.decisions`` of a run as ``Windows``.
+            ``stats.decisions`` of a run, which are followed.
         tolerance: for the rule ``step``: how far a guess may be from the state the rollout arrives at, in
             units of the optimiser's nominal step. 0 accepts only what is bit for bit what the sequential run
             gives: for proofs, not for speed.

@@ -111,14 +111,16 @@ class Windows:
         self.decisions.append(decision)
 
 
-def as_windows(window: int | str | Windows) -> Windows:
-    """Those of a run that is asked for a number, or for `auto`.
+def as_windows(window: int | str | Sequence[Decision] | Windows) -> Windows:
+    """Those of a run that is asked for a number, for `auto`, or to follow decisions.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of them.
     """
     if isinstance(window, Windows):
         return window
+    if isinstance(window, Sequence) and window and all(isinstance(d, Decision) for d in window):
+        return Windows([d for d in window if isinstance(d, Decision)])
     if window == AUTO:
         return Windows()
     if not isinstance(window, Integral) or isinstance(window, bool) or window < 1:

@@ -103,7 +103,7 @@ def test_decisions_are_told_before_they_are_used_and_listed() -> None:
 
 def test_decisions_that_are_followed_give_the_same_bits() -> None:
     first = dp.solve(toy(), 200)
-    again = dp.solve(toy(), 200, Windows(first.stats.decisions))
+    again = dp.solve(toy(), 200, first.stats.decisions)
     assert equal(first.state, again.state)
     assert first.stats.strides == again.stats.strides and first.stats.windows == again.stats.windows
 
@@ -129,7 +129,7 @@ def test_decisions_survive_json() -> None:
     assert Decision.from_json(json.loads(json.dumps(decision.to_json()))) == decision
 
 
-@pytest.mark.parametrize("window", [0, -1, 1.5, True, "wide", None])
+@pytest.mark.parametrize("window", [0, -1, 1.5, True, "wide", None, [], [8]])
 def test_a_window_is_a_number_or_auto(window: object) -> None:
     with pytest.raises(ValueError, match=r"window must be >= 1 or auto, got .*; use 1 to run sequentially"):
         dp.solve(toy(), 5, window)  # type: ignore[arg-type]
