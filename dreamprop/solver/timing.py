@@ -17,7 +17,7 @@ from statistics import fmean, median
 
 RECENT = 8
 """Rounds that are looked at: what a window takes and what it accepts change on the way."""
-ENOUGH = 0.05
+ENOUGH = 0.02
 """Seconds for which a window must have been measured, unless it was for so many rounds: clocks are noisy."""
 
 
