@@ -56,7 +56,7 @@ def asked(kind: str, count: int) -> dict[str, list[str]]:
 def parts_of(prompt: str, pictures: torch.Tensor) -> dict[str, bool]:
     """Which parts of the prompt's shape the judge finds; none of two objects."""
     asked = read(prompt)
-    said = classifier.load().find(pictures, asked)
+    said = classifier.load().verdict(pictures).find(asked)
     return {f"{asked.objects[0][0]}/{part}": classifier.found(answers) for part, answers in said.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import dreamprop as dp
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
-from dreamprop.runs import directory, loop, resume
+from dreamprop.runs import directory, loop, resume, window_log
 from dreamprop.runs.artifacts import report
 from dreamprop.runs.artifacts.judgement import judge_views
 from dreamprop.runs.artifacts.result import write_result
@@ -21,7 +21,6 @@ from dreamprop.runs.outcome import VIEWS, Outcome
 from dreamprop.runs.recording import recording
 from dreamprop.runs.stops import STOPS, trace
 from dreamprop.runs.summary import summarize
-from dreamprop.runs.window_log import open_windows
 from dreamprop.solver.window import Window
 from dreamprop.solver.window_choice import Windows
 from dreamprop.state import State
@@ -61,6 +60,7 @@ def compare(experiment: Experiment, communicator: Communicator) -> int:
     """
     config, lead = experiment.config, communicator.rank == 0
     accelerated = loop.RunSettings(config.parallel, config.trainer.max_steps)
+    window_log.check(accelerated.window, communicator)
     process = coordination.run_on_all(communicator, lambda: make_process(experiment))
     loop.check(process, accelerated, communicator)
     other = copy.copy(process)  # the same model and scene, with noise of another seed
@@ -82,7 +82,7 @@ def compare(experiment: Experiment, communicator: Communicator) -> int:
         with directory.held(place) if lead else nullcontext(), Guard() as guard:
             for key, (chain, settings, where) in runs.items():
                 alone = settings.sequential
-                windows = None if alone else open_windows(config.parallel, communicator, where)
+                windows = window_log.open_windows(settings.window, communicator, where)
                 if not lead and not alone:
                     loop.run(chain, Window((first,)), settings, communicator, guard=guard, windows=windows)
                 with (
@@ -122,7 +122,7 @@ def _made(
     settings: loop.RunSettings,
     place: Path,
     communicator: Communicator,
-    windows: Windows | None,
+    windows: Windows,
     guard: Guard,
 ) -> Outcome:
     """One of the runs, in its folder, as the report takes it."""

@@ -139,11 +139,10 @@ def run(arguments: Sequence[str]) -> int:
     from dreamprop.runs import experiment as experiments
     from dreamprop.utils import cpu_threads
     from dreamprop.utils.deterministic import deterministic
+    from dreamprop.utils.device import device_of
 
     experiment = experiments.load(given.config, overrides)
     cpu_threads.use_all_cores()
-    if experiment.config.device != "cuda" and (note := cpu_threads.oversubscribed()):
-        print(f"note: {note}", file=sys.stderr)
     with deterministic(experiment.config.trainer.deterministic):
         if given.export:
             from dreamprop.cli.export import export
@@ -152,6 +151,9 @@ def run(arguments: Sequence[str]) -> int:
         communicator = coordination.init_communicator(
             experiment.config.device, experiment.config.parallel.timeout
         )
+        on_cpu = device_of(experiment.config.device).type == "cpu"
+        if on_cpu and communicator.rank == 0 and (note := cpu_threads.oversubscribed()):
+            print(f"note: {note}", file=sys.stderr)
         if given.compare:
             from dreamprop.cli.compare import compare
 

@@ -15,6 +15,7 @@ from dreamprop.config.validate import brief
 from dreamprop.config.yaml_size import check_size
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
+from dreamprop.runs import window_log
 from dreamprop.runs.config import ParallelConfig
 from dreamprop.runs.loop import RunSettings
 from dreamprop.runs.outcome import Outcome
@@ -70,6 +71,7 @@ def launch(given: Namespace) -> int:
     block = configs.build(ParallelConfig, configs.merge(ParallelConfig, [read.parallel]))
     if verb in ("train", "compare"):
         limits.check(read.studio)
+        window_log.check(block.window, communicator)
     coordination.run_on_all(communicator, lambda: embedded.resolve(read.studio))
     coordination.run_on_all(communicator, lambda: hub.check(read.studio))
     given.config, given.threestudio, given.overrides = config, root, arguments

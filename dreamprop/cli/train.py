@@ -10,7 +10,7 @@ from dreamprop.config.loader import InputError
 from dreamprop.distributed import coordination
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.errors import RankLost
-from dreamprop.runs import loop, resume
+from dreamprop.runs import loop, resume, window_log
 from dreamprop.runs.artifacts.judgement import judge_views
 from dreamprop.runs.artifacts.result import write_result
 from dreamprop.runs.artifacts.views import write_preview
@@ -22,7 +22,6 @@ from dreamprop.runs.experiment import Experiment, make_process
 from dreamprop.runs.recording import recording
 from dreamprop.runs.stops import STOPS, tell, trace
 from dreamprop.runs.summary import summarize
-from dreamprop.runs.window_log import open_windows
 from dreamprop.solver import audit
 from dreamprop.solver.window_choice import Windows
 from dreamprop.utils import atomic_io
@@ -56,6 +55,7 @@ def train(
         )
     config, lead = experiment.config, communicator.rank == 0
     settings = loop.RunSettings(config.parallel, config.trainer.max_steps, sequential)
+    window_log.check(settings.window, communicator)
     process = coordination.run_on_all(communicator, lambda: make_process(experiment))
     loop.check(process, settings, communicator)
     with ExitStack() as held:
@@ -63,11 +63,7 @@ def train(
         begun = begin(process, experiment.tree, device, communicator, go_on, held)
         if lead:
             print(f"writing to {begun.place}")
-        windows = (
-            None
-            if sequential
-            else open_windows(config.parallel, communicator, begun.place, begun.window.states[0].step)
-        )
+        windows = window_log.open_windows(settings.window, communicator, begun.place, begun.window.states[0].step)
         save = partial(resume.save, begun.place, begun.tree, config.checkpoint.keep)
         checkpointing = Checkpointing(save, config.checkpoint, begun.window, lead)
         go_on_by = command(begun.place, sequential, communicator.size)
@@ -99,7 +95,7 @@ def _run(
     experiment: Experiment,
     settings: loop.RunSettings,
     communicator: Communicator,
-    windows: Windows | None,
+    windows: Windows,
     checkpointing: Checkpointing,
     guard: Guard,
 ) -> dict[str, Any] | None:

@@ -111,7 +111,7 @@ def score(pictures: Tensor, prompts: list[Prompt], jury: classifier.Judge) -> di
     for shape, names in PARTS.items():
         index = those(shape)
         if index:
-            said = jury.find(pictures[index], prompts[index[0]])
+            said = jury.verdict(pictures[index]).find(prompts[index[0]])
             parts |= {
                 f"{shape}/{name}": {word: said[name].count(word) for word in ("there", "missing", "hidden")}
                 for name in names

@@ -84,6 +84,38 @@ def prompt_index(
     return torch.where(other < 0, one, torch.where(relation == RELATIONS.index("atop"), atop, beside))
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge decides on each picture."""
+
+    prompts: Tensor
+    """[N] its first choice, an index into `all_prompts`."""
+    parts: Tensor
+    """[N, P] its first choice among ANSWERS."""
+
+    def labels(self) -> list[Prompt]:
+        """The first choice among all prompts, in words."""
+        known = all_prompts()
+        return [known[i] for i in self.prompts.tolist()]
+
+    def find(self, prompt: Prompt) -> dict[str, list[str]]:
+        """What is said in each picture of each part that the prompt's shape has: `there`, `missing` or `hidden`;
+        nothing of two objects.
+
+        A part is there only where the shape is: of what is named otherwise it is hidden, at best.
+        """
+        if prompt.relation:
+            return {}
+        shape = prompt.objects[0][0]
+        other = self.prompts // len(COLORS) != SHAPES.index(shape)  # the first of all prompts have one object
+        said = torch.where((self.parts == THERE) & other[:, None], HIDDEN, self.parts)
+        return {
+            part: [ANSWERS[i] for i in said[:, column].tolist()]
+            for column, (owner, part) in enumerate(NAMES)
+            if owner == shape
+        }
+
+
 class Block(nn.Module):
     """Two 3 x 3 convolutions with group normalisation beside a shortcut."""
 
@@ -152,8 +184,8 @@ class Judge(nn.Module):
         )  # fmt: skip
 
     @torch.no_grad()
-    def verdict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The first choice among all prompts [N], an index into `all_prompts`, and among ANSWERS of each part [N, P].
+    def verdict(self, images: Tensor) -> Verdict:
+        """What each picture shows, and which parts.
 
         Both are by the mean of the log-probabilities of a picture and of its mirror image: no prompt and no part tells
         left from right.
@@ -163,40 +195,20 @@ class Judge(nn.Module):
             seen, mirrored = self(chunk), self(chunk.flip(-1))
             prompts.append((seen.log_prob() + mirrored.log_prob()).argmax(1))
             parts.append((seen.parts.log_softmax(-1) + mirrored.parts.log_softmax(-1)).argmax(-1))
-        return torch.cat(prompts), torch.cat(parts)
+        return Verdict(torch.cat(prompts), torch.cat(parts))
 
     def label(self, images: Tensor) -> list[Prompt]:
         """The judge's first choice among all prompts for each image."""
-        prompts = all_prompts()
-        return [prompts[i] for i in self.verdict(images)[0].tolist()]
+        return self.verdict(images).labels()
 
     def names(self, images: Tensor, prompt: str) -> list[bool]:
         """Tell for each image whether the judge's first choice among all prompts is this one."""
         wanted = read(prompt)
         return [label == wanted for label in self.label(images)]
 
-    def find(self, images: Tensor, prompt: Prompt) -> dict[str, list[str]]:
-        """What the judge says in each image of each part that the prompt's shape has: `there`, `missing` or `hidden`;
-        nothing of two objects.
-
-        A part is there only where the shape is: of what is named otherwise it is hidden, at best.
-        """
-        if prompt.relation:
-            return {}
-        shape = prompt.objects[0][0]
-        choice, said = self.verdict(images)
-        other = choice // len(COLORS) != SHAPES.index(shape)  # the first of all prompts have one object
-        said = torch.where((said == THERE) & other[:, None], HIDDEN, said)
-        return {
-            part: [ANSWERS[i] for i in said[:, column].tolist()]
-            for column, (owner, part) in enumerate(NAMES)
-            if owner == shape
-        }
-
 
 def found(answers: Sequence[str]) -> bool:
-    """Whether an object has a part by what is said of its views: seen at least as often as seen to be missing, and seen
-    at all."""
+    """Whether an object has a part by what is said of its views: seen more often than seen to be missing."""
     return answers.count("there") > answers.count("missing")
 
 

@@ -54,7 +54,7 @@ def naming(jury: Judge, views: Views, world: World, hard: bool = False) -> dict[
     """How often the first choice among all prompts is right, of one object and of two, and what is confused."""
     pictures, colors = pictures_of(views, world, generator(SEED, 0, "prior/evaluate"), hard)
     wanted = prompt_index(views.shape, colors[0], views.other, colors[1], views.relation)
-    chosen, _ = jury.verdict(pictures)
+    chosen = jury.verdict(pictures).prompts
     right = chosen == wanted
     figures: dict[str, Any] = {}
     for name, kind in (("single", views.other < 0), ("pairs", views.other >= 0)):
@@ -93,7 +93,7 @@ def parts(jury: Judge, views: Views, world: World, hard: bool = False) -> dict[s
     same from all around.
     """
     pictures, _ = pictures_of(views, world, generator(SEED, 1, "prior/evaluate"), hard)
-    _, said = jury.verdict(pictures)
+    said = jury.verdict(pictures).parts
     figures: dict[str, Any] = {}
     for column, (shape, part) in enumerate(NAMES):
         truth, answer = views.parts[:, column], said[:, column]

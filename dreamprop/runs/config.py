@@ -5,15 +5,13 @@ written again.
 """
 
 import math
-import os
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
 from dreamprop.adapters.purity import GPU_TOLERANCE
-from dreamprop.config.validate import brief, choose, number
+from dreamprop.config.validate import choose, number
 from dreamprop.distributed.process_group import TIMEOUT
-from dreamprop.errors import InputError
 from dreamprop.evaluate import EVALUATORS
 from dreamprop.evaluate.distributed import LAYOUTS
 from dreamprop.runs.artifacts.config import ExportConfig, OutputConfig
@@ -21,12 +19,9 @@ from dreamprop.solver.controller import AGGREGATES, ERROR_RULES
 from dreamprop.solver.nonfinite import ON_NONFINITE
 from dreamprop.solver.picard import solve
 from dreamprop.solver.predict import PREDICTORS
-from dreamprop.solver.window_choice import AUTO
 
 PURITY = ("strict", "warn")
 """What may become of a run whose steps turn out to be no functions of their state."""
-WINDOWS = "windows.jsonl"
-"""File of a run's folder that holds which windows it chose."""
 SOLVE: dict[str, Any] = {name: given.default for name, given in signature(solve).parameters.items()}
 """The defaults of `dreamprop.solve`, by argument."""
 
@@ -95,11 +90,6 @@ class ParallelConfig:
         if not isinstance(self.window, str):
             number(
                 f"{key}.window", self.window, 1, 1e6, whole=True, remedy="use auto, or 1 to run sequentially"
-            )
-        elif self.window != AUTO and not os.path.isfile(os.path.join(self.window, WINDOWS)):
-            raise InputError(
-                f"{key}.window must be a number, {AUTO}, or the folder of a run that chose its windows (with "
-                f"{WINDOWS}), got {brief(self.window)}; use {AUTO}"
             )
         number(f"{key}.tolerance", self.tolerance, 0, remedy="use 1.0")
         if self.threshold is not None:

@@ -26,11 +26,11 @@ from dreamprop.distributed.layout import REPLICATED
 from dreamprop.distributed.sharding import ShardedProcess
 from dreamprop.evaluate.sub_batch import SmallerBatch
 from dreamprop.process import as_process
+from dreamprop.runs import window_log
 from dreamprop.runs.config import ParallelConfig
-from dreamprop.runs.window_log import open_windows
 from dreamprop.solver.solution import Round
 from dreamprop.solver.window import Window
-from dreamprop.solver.window_choice import Windows
+from dreamprop.solver.window_choice import FIRST, Windows
 from dreamprop.state import State
 from dreamprop.utils.signals import Guard
 
@@ -52,6 +52,11 @@ class RunSettings:
     """Whether it goes step by step in one process, whatever `parallel` says."""
 
     @property
+    def window(self) -> int | str:
+        """Steps evaluated together, as `parallel.window` says it."""
+        return 1 if self.sequential else self.parallel.window
+
+    @property
     def label(self) -> str:
         """What a run of this way is called where it shows how far it is."""
         return "sequential" if self.sequential else f"window {self.parallel.window}"
@@ -59,8 +64,7 @@ class RunSettings:
     @property
     def warm_up(self) -> int:
         """The window of a round that is taken before a clock starts."""
-        asked = 1 if self.sequential else self.parallel.window
-        return asked if isinstance(asked, int) else 8
+        return self.window if isinstance(self.window, int) else FIRST
 
     @property
     def exact(self) -> bool:
@@ -148,8 +152,7 @@ def run(
             skip = settings.parallel.on_nonfinite
             found = dp.solve_sequential(process, last, on_nonfinite=skip, state=window, callback=after)
         else:
-            options = solve_options(process, settings, communicator)
-            options |= {"window": windows} if windows else {}
+            options = solve_options(process, settings, communicator, windows)
             found = dp.solve(process, settings.num_steps, state=window, stop=last, callback=after, **options)
     with guard.hold():
         for callback in callbacks:
@@ -189,8 +192,11 @@ def check(process: Any, settings: RunSettings, communicator: Communicator) -> No
             raise InputError(f"parallel.layout: {error}") from None
 
 
-def solve_options(process: Any, settings: RunSettings, communicator: Communicator) -> dict[str, Any]:
-    """The block `parallel` as arguments of `dreamprop.solve`; windows that choose themselves are kept nowhere."""
+def solve_options(
+    process: Any, settings: RunSettings, communicator: Communicator, windows: Windows | None = None
+) -> dict[str, Any]:
+    """The block `parallel` as arguments of `dreamprop.solve`; windows that choose themselves are kept nowhere, but for
+    those that are given."""
     parallel = settings.parallel
     make: dict[str, Callable[[], Any]] = {
         "serial": lambda: dp.evaluate.serial,
@@ -200,7 +206,7 @@ def solve_options(process: Any, settings: RunSettings, communicator: Communicato
         ),
     }
     options = {name: getattr(parallel, name) for name in PLAIN}
-    options["window"] = open_windows(parallel, communicator)
+    options["window"] = windows or window_log.open_windows(settings.window, communicator)
     return options | {"evaluator": make[evaluator_name(process, settings, communicator)]()}
 
 

@@ -27,7 +27,7 @@ def summarize(
     settings: RunSettings,
     record: Recording,
     communicator: Communicator,
-    windows: Windows | None,
+    windows: Windows,
     *,
     prompt: str,
     method: str,
@@ -41,14 +41,14 @@ def summarize(
         settings: how far it went, and in which way.
         record: its rounds and its memory.
         communicator: the processes that shared its windows.
-        windows: how wide its rounds were; none where it went step by step.
+        windows: how wide its rounds were.
         prompt: what it made.
         method: by which method.
         seed: of the draws of its steps.
     """
     log, parallel, alone = record.log, settings.parallel, settings.sequential
     steps, rounds, seconds, device = state.step, len(log.rows), log.wall_seconds, record.peak.device
-    plain, worked = plain_seconds(windows.decisions) if windows else None, seconds - log.laps["audit"]
+    plain, worked = plain_seconds(windows.decisions), seconds - log.laps["audit"]
     told: dict[str, Any] = {
         "prompt": prompt,
         "method": method,
@@ -59,8 +59,8 @@ def summarize(
         "speedup": plain * steps / worked if plain and worked else None,
         "wall_seconds": seconds,
         "seconds_per_step": seconds / max(steps, 1),
-        "window": 1 if alone else parallel.window,
-        "windows": [decision.to_json() for decision in windows.decisions] if windows else [],
+        "window": settings.window,
+        "windows": [decision.to_json() for decision in windows.decisions],
         "tolerance": parallel.tolerance,
         "error_rule": parallel.error_rule,
         "evaluator": evaluator_name(process, settings, communicator),

@@ -9,21 +9,42 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from dreamprop.config.validate import brief
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.distributed.coordination import run_on_main
 from dreamprop.errors import InputError
-from dreamprop.runs.config import WINDOWS, ParallelConfig
 from dreamprop.solver.window_choice import AUTO, Decision, Windows, as_windows
-from dreamprop.utils.atomic_io import writing
+from dreamprop.utils.atomic_io import write_text, writing
+
+WINDOWS = "windows.jsonl"
+"""File of a run's folder that holds which windows it chose."""
+
+
+def check(window: int | str, communicator: Communicator) -> None:
+    """See that there is a log to follow where one is asked for; the first process looks, whose disk has it.
+
+    Raises:
+        InputError: there is none.
+    """
+
+    def look() -> None:
+        if not os.path.isfile(os.path.join(str(window), WINDOWS)):
+            raise InputError(
+                f"parallel.window must be a number, {AUTO}, or the folder of a run that chose its windows (with "
+                f"{WINDOWS}), got {brief(window)}; use {AUTO}"
+            )
+
+    if isinstance(window, str) and window != AUTO:
+        run_on_main(communicator, look)
 
 
 def open_windows(
-    parallel: ParallelConfig, communicator: Communicator, place: Path | None = None, step: int = 0
+    window: int | str, communicator: Communicator, place: Path | None = None, step: int = 0
 ) -> Windows:
     """The windows of a run; every process calls this.
 
     Args:
-        parallel: what is asked for.
+        window: a number, `auto`, or the folder of a run whose decisions are followed.
         communicator: the processes of the run; the first one reads and writes.
         place: the folder of the run, where decisions are kept; nowhere by default.
         step: the step that the run begins at; 0 begins a new log.
@@ -31,10 +52,10 @@ def open_windows(
     Raises:
         InputError: there is no log to follow, or it cannot be read.
     """
-    if not isinstance(parallel.window, str):
-        return as_windows(parallel.window)
-    replayed = parallel.window != AUTO
-    source = Path(parallel.window) if replayed else place if step else None
+    if not isinstance(window, str):
+        return as_windows(window)
+    replayed = window != AUTO
+    source = Path(window) if replayed else place if step else None
     found = run_on_main(communicator, lambda: [d.to_json() for d in read(source)] if source else [])
     decisions = [Decision.from_json(row) for row in communicator.all_gather_object(found)[0]]
     if replayed:
@@ -44,8 +65,7 @@ def open_windows(
     if communicator.rank or place is None:
         return Windows(decisions)
     path = place / WINDOWS
-    with writing(path):
-        path.write_text("".join(line(decision) for decision in decisions), encoding="utf-8")
+    write_text(path, "".join(line(decision) for decision in decisions))
 
     def decided(decision: Decision) -> None:
         with writing(path), path.open("a", encoding="utf-8") as file:

@@ -101,8 +101,8 @@ class Windows:
         ).window
 
     def learn(self, round: Timed) -> None:
-        """Take what a round needed and accepted."""
-        if self._history is not None:
+        """Take what a round needed and accepted, where there is still something to decide."""
+        if self._history is not None and self.decisions[-1].until is not None:
             self._history.add(round)
 
     def _append(self, decision: Decision) -> None:

@@ -13,6 +13,7 @@ import dreamprop as dp
 from dreamprop.optim import OPTIMIZERS, ParamGroup
 from dreamprop.optim.resize import resize_moments, resize_params
 from dreamprop.rng import generator
+from dreamprop.solver.window_choice import Decision
 
 
 class Chain:
@@ -119,6 +120,7 @@ def dreamfusion(scene: str) -> dp.Process:
 
 STEP = {"tolerance": 1.0}
 PAPER = {"error_rule": "paper", "threshold": 2000.0}
+DECIDED = [Decision(0, 1, 2), Decision(2, 8, 9), Decision(9, 5)]
 
 Case = tuple[Callable[[], dp.Process], int, dict[str, Any], int | None]
 """How to make the chain, its steps, arguments of ``solve``, and ``sub_batch``."""
@@ -129,6 +131,7 @@ CASES: dict[str, Case] = {
     "Adam, exact": (lambda: Chain("Adam", amsgrad=True), 12, {"window": 5, "tolerance": 0.0}, 1),
     "SGD": (lambda: Chain("SGD", momentum=0.9, nesterov=True), 24, {"window": 3, "tolerance": 2.0}, 1),
     "Adan, hold": (lambda: Chain("Adan"), 24, {"window": 8, "predictor": "hold", **PAPER}, 3),
+    "decided windows": (lambda: Chain("Adam"), 24, {"window": DECIDED, **STEP}, 1),
     "too large for one": (lambda: Cramped("Adam"), 16, {"window": 8, **STEP}, 4),
     "wrapped Adam": (lambda: wrapped(torch.optim.Adam), 20, {"window": 6, **STEP}, 1),
     "wrapped, clipped": (lambda: wrapped(torch.optim.AdamW, max_norm=0.1), 12, {"window": 5, **STEP}, 1),

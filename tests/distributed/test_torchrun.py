@@ -87,6 +87,17 @@ def test_one_rank_writes_and_prints_and_a_signal_stops_all(undisturbed: State) -
     assert out.count("writing to") == 1 and out.count("40 steps in") == 1
 
 
+def test_windows_that_two_ranks_chose_are_followed_by_one() -> None:
+    """The first rank decides for both; its log stands for the clock, on any number of processes."""
+    job = start(2, *TRAIN, "parallel.window=auto", "parallel.layout=sharded")
+    out, told = job.communicate(timeout=90)
+    assert job.returncode == 0, told
+    kept = json.loads((FOLDER / "summary.json").read_text())["windows"]
+    assert kept[0]["window"] == 1 and max(row["window"] for row in kept) > 1, "something was tried"
+    alone(*TRAIN, f"parallel.window={FOLDER}", "tag=again")
+    assert equal(last(), last(FOLDER.parent / "again"))
+
+
 def test_a_rank_that_raises_ends_the_job_with_its_own_error(place: Path) -> None:
     once = place / "when"
     job = start(3, *TRAIN, TOY_SECONDS="0.02", TOY_RAISE="1:19", TOY_ONCE=str(once))

@@ -219,11 +219,11 @@ def test_the_shipped_judge_finds_a_handle_where_there_is_one():
         layers, _ = render_layers(parts, 12, generator(judge_accuracy.SEED, 0), low)
         red = torch.tensor([[0.85, 0.1, 0.1]])
         pictures = compose(layers, red, red, torch.full((1, 3, 1, 1), 0.6))
-        assert found(jury.find(pictures, read("a red mug"))["handle"]) == has
+        assert found(jury.verdict(pictures).find(read("a red mug"))["handle"]) == has
     assert (
-        jury.find(pictures, read("a red sphere"))
+        jury.verdict(pictures).find(read("a red sphere"))
         == {}
-        == jury.find(pictures, read("a red cube beside a red torus"))
+        == jury.verdict(pictures).find(read("a red cube beside a red torus"))
     )
 
 
@@ -232,8 +232,8 @@ def test_a_part_is_there_only_where_the_shape_is():
     red = torch.tensor([[0.85, 0.1, 0.1]])
     pictures = compose(layers, red, red, torch.full((1, 3, 1, 1), 0.6))
     jury = classifier.load()
-    assert found(jury.find(pictures, read("a red cube"))["edges"])
-    assert not any(found(said) for said in jury.find(pictures, read("a red house")).values())
+    assert found(jury.verdict(pictures).find(read("a red cube"))["edges"])
+    assert not any(found(said) for said in jury.verdict(pictures).find(read("a red house")).values())
 
 
 def test_pictures_of_any_size_are_judged():

@@ -22,8 +22,8 @@ def judge_views(prompt: str, views: Tensor) -> dict[str, Any] | None:
     """
     if not prompt:
         return None
-    jury, images, asked = classifier.load(), views.float().cpu(), read(prompt)
-    labels = jury.label(images)
+    verdict, asked = classifier.load().verdict(views.float().cpu()), read(prompt)
+    labels = verdict.labels()
     correct = sum(label == asked for label in labels)
     told: dict[str, Any] = {
         "views": len(labels),
@@ -31,7 +31,7 @@ def judge_views(prompt: str, views: Tensor) -> dict[str, Any] | None:
         "r_precision": correct / len(labels),
         "labels": [str(label) for label in labels],
     }
-    if parts := jury.find(images, asked):
+    if parts := verdict.find(asked):
         told["parts"] = {
             name: {word: said.count(word) for word in classifier.ANSWERS} | {"found": classifier.found(said)}
             for name, said in parts.items()

@@ -76,7 +76,6 @@ class Run:
         self._begun = False
         """Whether the system was found to be a chain; what is raised from there on is not about what was given."""
         self._views = Shown()
-        self._windows: Windows | None = None
 
     def train(self) -> int:
         """Train and test; an interrupted run is saved.
@@ -162,8 +161,7 @@ class Run:
             self._record = self._open.enter_context(recording(self.place, state.step, settings, self.device))
         every = int(self.studio.trainer.get("log_every_n_steps", 50))
         self._report = Report(process, self._made.trainer.loggers, every, self.lead)
-        if not settings.sequential:
-            self._windows = open_windows(parallel, self.communicator, self.place, state.step)
+        self._windows = open_windows(settings.window, self.communicator, self.place, state.step)
         own = self._record.callbacks if self._record else ()
         self._callbacks = [self._report, *own, StopOnSignal(self._guard), self._purity]
 
@@ -182,7 +180,7 @@ class Run:
         target: int,
         callbacks: Sequence[loop.Callback] = (),
         *,
-        windows: Windows | None,
+        windows: Windows,
     ) -> State:
         """The state at a step, in the way of this run."""
         return loop.run(
@@ -223,14 +221,13 @@ class Run:
 
     def _summary(self, record: Recording) -> dict[str, Any]:
         """The numbers of the run, and what only runs of threestudio's systems have."""
-        alone = self.settings.sequential
         summary = summarize(
             self._process, self._state, self.settings, record, self.communicator, self._windows,
             prompt=prompt_of(self.studio), method=str(self.studio.system_type), seed=self.seed,
         )  # fmt: skip
         if summary["seconds"] is not None:
             summary["seconds"] |= {"purity": self._purity.seconds}
-        return summary | {"parallel": {"window": 1} if alone else asdict(self.settings.parallel)}
+        return summary | {"parallel": {"window": 1} if self.settings.sequential else asdict(self.settings.parallel)}
 
     def _save(self, stop: BaseException) -> None:
         """Keep what was accepted, and say how to go on."""
