@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from adam_chain import AdamChain
 from common import cores_each, experiment, start_ranks, table
 from torch import nn
 
@@ -26,14 +27,13 @@ import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.distributed.process_group import destroy_process_group
 from dreamprop.distributed.rendezvous import init_process_group
-from dreamprop.optim import Adam, ParamGroup
 from dreamprop.rng import generator
 from dreamprop.runs.experiment import make_process
 
 WINDOWS = (1, 2, 4, 8, 16, 32, 64)
 
 
-class Sleeping(dp.Process):
+class Sleeping(AdamChain):
     """A noisy quadratic whose drifts sleep: T(w) = alone + each (w - 1) seconds a window.
 
     Args:
@@ -42,13 +42,9 @@ class Sleeping(dp.Process):
     """
 
     def __init__(self, alone: float, each: float) -> None:
+        super().__init__({"x": torch.randn(64, generator=generator(0, 0, "x"))}, 0.01)
         self.alone, self.each = alone, each
-        self.optimizer = Adam([ParamGroup(("x",), 0.01)])
         self.curvature = torch.linspace(0.01, 1, 64)
-
-    def init(self) -> dp.State:
-        params = {"x": torch.randn(64, generator=generator(0, 0, "x"))}
-        return dp.State(params, self.optimizer.init(params), {}, 0)
 
     def drift(self, state: dp.State) -> dp.Drift:
         return self.drift_window([state])[0]
@@ -58,17 +54,6 @@ class Sleeping(dp.Process):
         noise = [torch.randn(64, generator=generator(0, state.step, "noise")) for state in states]
         pairs = zip(states, noise, strict=True)
         return [dp.Drift({"x": state.params["x"] * self.curvature + 0.3 * n}) for state, n in pairs]
-
-    def update(self, state: dp.State, drift: dp.Drift) -> dp.State:
-        params, moments = self.optimizer.update(state.params, state.moments, drift.grads, state.step)
-        return dp.State(params, moments, {}, state.step + 1)
-
-    def predict(self, state: dp.State) -> dp.State:
-        params, moments = self.optimizer.predict(state.params, state.moments, state.step)
-        return dp.State(params, moments, {}, state.step + 1)
-
-    def groups(self, step: int) -> dict[str, dp.Group]:
-        return dict(self.optimizer.groups(step))
 
 
 def toy() -> Any:

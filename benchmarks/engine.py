@@ -19,42 +19,26 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
+from adam_chain import AdamChain
 from alive import Alive
 
 import dreamprop as dp
-from dreamprop.optim import Adam, ParamGroup
 
 
-class Free:
+class Free(AdamChain):
     """A chain whose gradients are there already."""
 
-    boundaries = ()
-
     def __init__(self, shapes: list[int], device: str) -> None:
-        self.optimizer = Adam([ParamGroup(tuple(f"p{i}" for i in range(len(shapes))), 1e-2)])
         make = torch.Generator(device="cpu").manual_seed(0)
-        self.params = {f"p{i}": torch.randn(n, generator=make).to(device) for i, n in enumerate(shapes)}
+        named = {f"p{i}": torch.randn(n, generator=make).to(device) for i, n in enumerate(shapes)}
+        super().__init__(named, 1e-2)
         self.grads = [
             {k: torch.randn(p.shape, generator=make).to(device) for k, p in self.params.items()}
             for _ in range(2)
         ]
 
-    def init(self) -> dp.State:
-        return dp.State(self.params, self.optimizer.init(self.params), {}, 0)
-
     def drift(self, state: dp.State) -> dp.Drift:
         return dp.Drift(self.grads[state.step % 2])
-
-    def update(self, state: dp.State, drift: dp.Drift) -> dp.State:
-        params, moments = self.optimizer.update(state.params, state.moments, drift.grads, state.step)
-        return dp.State(params, moments, {}, state.step + 1)
-
-    def predict(self, state: dp.State) -> dp.State:
-        params, moments = self.optimizer.predict(state.params, state.moments, state.step)
-        return dp.State(params, moments, {}, state.step + 1)
-
-    def groups(self, step: int) -> dict[str, dp.Group]:
-        return dict(self.optimizer.groups(step))
 
 
 class Fresh(Free):

@@ -19,49 +19,32 @@ from statistics import median
 from typing import Any
 
 import torch
+from adam_chain import AdamChain
 from common import start_ranks, table
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.distributed.rendezvous import init_process_group
-from dreamprop.optim import Adam, ParamGroup
 
 LAYOUTS = ("replicated", "sharded")
 
 
-class Free:
+class Free(AdamChain):
     """A chain whose gradients are there already, all accepted: an update is Adam's."""
-
-    boundaries = ()
 
     def __init__(self, count: int, parts: int = 8) -> None:
         make = torch.Generator().manual_seed(0)
-        names = tuple(f"p{i}" for i in range(parts))
-        self.optimizer = Adam([ParamGroup(names, 1e-2)])
-        self.params = {name: torch.randn(count // parts, generator=make) for name in names}
+        super().__init__({f"p{i}": torch.randn(count // parts, generator=make) for i in range(parts)}, 1e-2)
         self.held = 0
-
-    def init(self) -> dp.State:
-        return dp.State(self.params, self.optimizer.init(self.params), {}, 0)
 
     def drift(self, state: dp.State) -> dp.Drift:
         return dp.Drift(self.params)
 
     def update(self, state: dp.State, drift: dp.Drift) -> dp.State:
-        params, moments = self.optimizer.update(state.params, state.moments, drift.grads, state.step)
-        kept = [*params.values(), *moments.values()]
+        made = super().update(state, drift)
+        kept = [*made.params.values(), *made.moments.values()]
         self.held = max(self.held, sum(t.numel() * t.element_size() for t in kept))
-        return dp.State(params, moments, {}, state.step + 1)
-
-    def predict(self, state: dp.State) -> dp.State:
-        params, moments = self.optimizer.predict(state.params, state.moments, state.step)
-        return dp.State(params, moments, {}, state.step + 1)
-
-    def groups(self, step: int) -> Any:
-        return self.optimizer.groups(step)
-
-    def elementwise(self, step: int) -> bool:
-        return True
+        return made
 
 
 def loopback() -> int:

@@ -63,7 +63,9 @@ def train(
         begun = begin(process, experiment.tree, device, communicator, go_on, held)
         if lead:
             print(f"writing to {begun.place}")
-        windows = window_log.open_windows(settings.window, communicator, begun.place, begun.window.states[0].step)
+        windows = window_log.open_windows(
+            settings.window, communicator, begun.place, begun.window.states[0].step
+        )
         save = partial(resume.save, begun.place, begun.tree, config.checkpoint.keep)
         checkpointing = Checkpointing(save, config.checkpoint, begun.window, lead)
         go_on_by = command(begun.place, sequential, communicator.size)

@@ -227,7 +227,9 @@ class Run:
         )  # fmt: skip
         if summary["seconds"] is not None:
             summary["seconds"] |= {"purity": self._purity.seconds}
-        return summary | {"parallel": {"window": 1} if self.settings.sequential else asdict(self.settings.parallel)}
+        return summary | {
+            "parallel": {"window": 1} if self.settings.sequential else asdict(self.settings.parallel)
+        }
 
     def _save(self, stop: BaseException) -> None:
         """Keep what was accepted, and say how to go on."""
