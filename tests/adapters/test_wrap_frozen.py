@@ -1,4 +1,4 @@
-"""A wrapped loop's window side by side: its steps meet at frozen networks, and agree with one by one."""
+"""A wrapped loop's window side by side: its steps meet at frozen networks."""
 
 from __future__ import annotations
 
