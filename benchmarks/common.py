@@ -12,12 +12,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import dreamprop as dp
 from dreamprop.prior import classifier
 from dreamprop.prior.vocabulary import single_object_prompts
 from dreamprop.rng import generator
@@ -54,6 +56,15 @@ def processes(ex: Experiment) -> tuple[Any, Any]:
     twin = copy.copy(process)
     twin.seed = ex.config.seed + 1
     return process, twin
+
+
+def moved(process: Any, state: dp.State) -> dp.State:
+    """A state whose parameters are off by a hundredth of their nominal steps, root mean square."""
+    g, params = generator(0, 0, "benchmark/ceiling"), dict(state.params)
+    for group in process.groups(state.step).values():
+        for name in group.names:
+            params[name] = params[name] + 0.01 * group.step * torch.randn(params[name].shape, generator=g)
+    return replace(state, params=params)
 
 
 def views(process: Any, state: Any) -> Tensor:

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import time
-from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
-from common import ROOT, Results, experiment, judged, processes, table, views
+from common import ROOT, Results, experiment, judged, moved, processes, table, views
 
 import dreamprop as dp
-from dreamprop.rng import generator
 from dreamprop.runs.artifacts.quality import psnr_db
 
 
@@ -76,49 +76,44 @@ def measure(args: argparse.Namespace, results: Results, prompt: str) -> None:
         )
 
 
-def moved(process: Any, state: dp.State) -> dp.State:
-    """A state whose parameters are off by a hundredth of their nominal steps, root mean square."""
-    g, params = generator(0, 0, "benchmark/ceiling"), dict(state.params)
-    for group in process.groups(state.step).values():
-        for name in group.names:
-            params[name] = params[name] + 0.01 * group.step * torch.randn(params[name].shape, generator=g)
-    return replace(state, params=params)
-
-
 def report(args: argparse.Namespace, results: Results) -> str:
-    """Means over the prompts, a row a setting, a column a window."""
-    rows = [r for r in results.rows if r["scene"] == args.scene and r["overrides"] == args.overrides]
-    marks = [r["psnr_db"] for r in rows if r["kind"] == "yardstick"]
+    """Means over the prompts, a row a setting, a column a window: rounds and fidelity, then R-precision."""
+    rows = [
+        r
+        for r in results.rows
+        if r["scene"] == args.scene and r["overrides"] == args.overrides and r["prompt"] in args.prompts
+    ]
+    marks = [r for r in rows if r["kind"] == "yardstick"]
     if not marks:
         return "nothing measured yet"
-    yardstick = sum(marks) / len(marks)
-    tops = [r["psnr_db"] for r in rows if r["kind"] == "ceiling"]
-    lines = []
+    yardstick = fmean(r["psnr_db"] for r in marks)
+    ceiling = fmean(r["psnr_db"] for r in rows if r["kind"] == "ceiling")
+    lines, named = [], []
     for predictor, rule in itertools.product(args.predictors, args.rules):
         name, value = rule.split(":")
-        cells = []
+        cells, judged_cells = [], []
         for window in args.windows:
+            key = (window, predictor, name, float(value))
             runs = [
                 r
                 for r in rows
-                if r["kind"] == "run"
-                and (r["window"], r["predictor"], r["rule"], r["value"])
-                == (window, predictor, name, float(value))
+                if r["kind"] == "run" and (r["window"], r["predictor"], r["rule"], r["value"]) == key
             ]
-            if not runs:
-                cells.append("")
-                continue
-            speed, psnr, drifts = (
-                sum(r[k] for r in runs) / len(runs) for k in ("steps_a_round", "psnr_db", "drifts_a_step")
+            speed, psnr, drifts, right = (
+                fmean(r[k] for r in runs) if runs else math.nan
+                for k in ("steps_a_round", "psnr_db", "drifts_a_step", "r_precision")
             )
             cells.append(f"{speed:.1f} at {psnr - yardstick:+.0f} ({drifts:.1f})")
+            judged_cells.append(f"{right:.2f}")
         lines.append([predictor, f"{name} {value}", *cells])
-    head = (
+        named.append([predictor, f"{name} {value}", *judged_cells])
+    columns = ["predictor", "rule", *(f"W = {w}" for w in args.windows)]
+    return (
         f"{args.scene}, {rows[0]['steps']} steps, {len(marks)} prompts, yardstick {yardstick:.1f} dB, "
-        f"ceiling {sum(tops) / len(tops) - yardstick:+.1f} above it. "
-        "Cells: steps a round at decibels above the yardstick (drifts evaluated a step).\n\n"
+        f"ceiling {ceiling - yardstick:+.1f} above it. Cells: steps a round at decibels above the yardstick (drifts "
+        f"evaluated a step).\n\n{table(columns, lines)}\n\n"
+        f"R-precision; sequential {fmean(r['r_precision'] for r in marks):.2f}.\n\n{table(columns, named)}"
     )
-    return head + table(["predictor", "rule", *(f"W = {w}" for w in args.windows)], lines)
 
 
 def main() -> None:
@@ -126,7 +121,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
-    parser.add_argument("--prompts", nargs="+", default=["a red torus", "a blue house"])
+    parser.add_argument(
+        "--prompts", nargs="+", default=["a red torus", "a blue house", "a green mug", "a yellow table"]
+    )
     parser.add_argument("--windows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--predictors", nargs="+", default=["momentum", "hold"])
     parser.add_argument("--rules", nargs="+", default=["step:1", "step:1.5", "step:2", "paper:30"])
