@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from dreamprop.prior import JUDGE, classifier, judge_accuracy, train_classifier
-from dreamprop.prior import training as trainings
 from dreamprop.prior.classifier import Judge, found, prompt_index
 from dreamprop.prior.counterfactuals import ANSWERS, MISSING, NAMES, PARTS, UNASKED, difference, lacking
 from dreamprop.prior.judge_views import ENLARGED, SEEN_OF_TWO, Views, join, lacking_views, shown, wholes
@@ -17,6 +16,8 @@ from dreamprop.prior.train_classifier import first_is_left
 from dreamprop.prior.vocabulary import COLORS, PRIMITIVES, RELATIONS, SHAPES, Prompt, all_prompts, read
 from dreamprop.prior.world import LARGE, compose, render_layers, render_many
 from dreamprop.rng import generator
+
+from .stopping import stopped
 
 TINY = replace(LARGE, size=16)
 COLOR_NAMES = list(COLORS)
@@ -163,13 +164,6 @@ def made_up_views():
 
 def test_training_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(train_classifier, "load_views", lambda *_: made_up_views())
-    step = trainings.Training.update
-
-    def step_and_stop(self, loss, lr):
-        value = step(self, loss, lr)
-        if self.step == 1:
-            raise trainings.Interrupted(15)
-        return value
 
     def run(out):
         arguments = ["--out", str(out), "--steps", "2", "--batch", "8"]
@@ -177,9 +171,7 @@ def test_training_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
         return torch.cat([t.flatten() for t in classifier.load(out / "judge").state_dict().values()])
 
     whole = run(tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(trainings.Training, "update", step_and_stop)
-        run(tmp_path / "cut")
+    stopped(lambda: run(tmp_path / "cut"), 1)
     assert torch.equal(run(tmp_path / "cut"), whole)
     assert classifier.load(tmp_path / "cut" / "judge")(torch.rand(1, 3, 64, 64)).parts.shape == (
         1,

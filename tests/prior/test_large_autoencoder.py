@@ -9,13 +9,14 @@ from diffusers import AsymmetricAutoencoderKL, AutoencoderKL
 from safetensors.torch import load_file
 
 from dreamprop.prior import LARGE_VAE, STABLE_DIFFUSION, train_large_autoencoder
-from dreamprop.prior import training as trainings
 from dreamprop.prior.atlas import load_atlas
 from dreamprop.prior.dataset import Dataset
 from dreamprop.prior.large_autoencoder import Inner, enlarged, fold, make_large_autoencoder, shrunk
 from dreamprop.prior.train_large_autoencoder import figures, fresh_pictures
 from dreamprop.prior.world import LARGE
 from dreamprop.rng import generator
+
+from .stopping import assert_same, stopped
 
 TINY = ["--views", "1", "--pair-views", "0", "--batch", "2", "--steps", "4", "--no-bfloat16"]
 TINY += ["--test-views", "1", "--test-pictures", "1"]
@@ -64,7 +65,7 @@ def test_folding_again_changes_nothing(drawn):
     assert all(torch.equal(v, before[k]) for k, v in vae.state_dict().items())
 
 
-def test_training_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
+def test_training_that_is_stopped_goes_on_bit_for_bit(tmp_path):
     def train(out):
         train_large_autoencoder.train(train_large_autoencoder.parser().parse_args(["--out", str(out), *TINY]))
 
@@ -73,25 +74,13 @@ def test_training_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
     cut.mkdir()
     for atlas in whole.glob("atlas-*"):
         shutil.copy(atlas, cut)
-    step = trainings.Training.update
-
-    def step_and_stop(self, loss, lr):
-        value = step(self, loss, lr)
-        if self.step == 2:
-            raise trainings.Interrupted(15)
-        return value
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(trainings.Training, "update", step_and_stop)
-        train(cut)
+    stopped(lambda: train(cut), 2)
     train(cut)
     for name in (
         "large-autoencoder/step-0000004/state.safetensors",
         "large-vae/diffusion_pytorch_model.safetensors",
     ):
-        first, second = load_file(whole / name), load_file(cut / name)
-        assert first.keys() == second.keys()
-        assert all(torch.equal(second[k], v) for k, v in first.items())
+        assert_same(whole / name, cut / name)
 
 
 def test_the_shipped_one_comes_near_the_small_one(tmp_path):

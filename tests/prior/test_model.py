@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPTextModel
 
 from dreamprop.prior import FOLDER, classifier, train_model, vocabulary
-from dreamprop.prior import training as trainings
 from dreamprop.prior.benchmark import sample
 from dreamprop.prior.model import TextToImage
+
+from .stopping import assert_same, stopped
 
 
 @pytest.fixture(scope="module")
@@ -55,28 +56,16 @@ def test_sampling_repeats(folder):
     assert torch.equal(a, b) and a.shape == (1, 3, 32, 32)
 
 
-def test_training_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
+def test_training_that_is_stopped_goes_on_bit_for_bit(tmp_path):
     def run(out):
         arguments = ["--out", str(out), "--steps", "4", "--batch", "2", "--views", "1", "--pair-views", "0"]
         train_model.train(train_model.parser().parse_args(arguments))
-        return load_file(out / "checkpoints" / "step-0000004" / "state.safetensors")
-
-    step = trainings.Training.update
-
-    def step_and_stop(self, loss, lr):
-        value = step(self, loss, lr)
-        if self.step == 2:
-            raise trainings.Interrupted(15)
-        return value
+        return out / "checkpoints" / "step-0000004" / "state.safetensors"
 
     whole = run(tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(trainings.Training, "update", step_and_stop)
-        run(tmp_path / "cut")
+    stopped(lambda: run(tmp_path / "cut"), 2)
     assert (tmp_path / "cut" / "checkpoints" / "step-0000002").is_dir()
-    cut = run(tmp_path / "cut")
-    for name, tensor in whole.items():
-        assert torch.equal(cut[name], tensor), name
+    assert_same(run(tmp_path / "cut"), whole)
 
 
 def test_the_shipped_weights_are_small_and_half_precision():
