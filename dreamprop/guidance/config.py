@@ -65,9 +65,10 @@ class GuidanceConfig:
     ism_delta_s: int = 200
     """With `ism`: the longest hop of the inversion in timesteps; shorter ones are more exact and cost more calls."""
     sdi_inversion_steps: int = 10
-    """With `sdi`: steps of the inversion, each of which costs as much as all of `sds`."""
+    """With `sdi`: steps of the inversion, each of which asks the model as often as all of `sds`."""
     sdi_inversion_scale: float = -7.5
-    """With `sdi`: the guidance scale of the inversion; below 0 it leads away from the prompt."""
+    """With `sdi`: the guidance scale of the inversion; below 0 it leads away from the prompt, and at 0 it is told
+    nothing, at half the cost."""
 
     @property
     def loss_options(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import ceil
+from typing import Any
 
 import pytest
 import torch
@@ -25,13 +26,14 @@ from tests.guidance import tiny
 Predict = Callable[[Tensor, int, str], Tensor]
 """eps(x, t, prompt) of one picture, in float64; the prompt is `told`, `negative` or `empty`."""
 
-OPTIONS: dict[str, dict[str, object]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "sds": {},
     "sjc": {"variance_reduction": True},
     "ism": {"delta_t": 60, "delta_s": 150},
     "sdi": {"inversion_steps": 3, "inversion_scale": -2.0},
 }
 PLAIN_SJC = {"variance_reduction": False}
+UNTOLD_SDI = {"inversion_steps": 3, "inversion_scale": 0.0}
 ALPHAS_CUMPROD = torch.linspace(0.9999, 0.02, 1000, dtype=torch.float64)
 TIMESTEPS = (730, 0, 30, 401, 211)
 """Paths of five hops to none; intervals that would begin before the path."""
@@ -85,16 +87,24 @@ def ism_by_hand(eps: Predict, abar: list[float], z: Tensor, t: int, noise: Tenso
     return guided(eps, x, t, scale) - found
 
 
-def sdi_by_hand(eps: Predict, abar: list[float], z: Tensor, t: int, noise: Tensor, scale: float) -> Tensor:
+def sdi_by_hand(
+    eps: Predict, abar: list[float], z: Tensor, t: int, noise: Tensor, scale: float, told: bool = True
+) -> Tensor:
     t = max(t, 1)
     x, at, level = z, 0, 1.0
     for there in (t // 3, 2 * t // 3, t):
         next_level = abar[there] if there else 1.0
-        x, at, level = hop(x, guided(eps, x, at, -2.0), level, next_level), there, next_level
+        found = guided(eps, x, at, -2.0) if told else eps(x, at, "empty")
+        x, at, level = hop(x, found, level, next_level), there, next_level
     return guided(eps, x, t, scale) - (x - abar[t] ** 0.5 * z) / (1 - abar[t]) ** 0.5
 
 
-BY_HAND = {"sds": sds_by_hand, "sjc": sjc_by_hand, "ism": ism_by_hand, "sdi": sdi_by_hand}
+BY_HAND: dict[str, Callable[..., Tensor]] = {
+    "sds": sds_by_hand,
+    "sjc": sjc_by_hand,
+    "ism": ism_by_hand,
+    "sdi": sdi_by_hand,
+}
 
 
 # -- a denoiser in closed form -----------------------------------------------------------------------------------------
@@ -139,15 +149,20 @@ def pictures() -> tuple[Tensor, Draw, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [*OPTIONS.items(), ("sjc", PLAIN_SJC)], ids=[*OPTIONS, "sjc, eq. 9"]
+    ("name", "options", "variant"),
+    [
+        *((*of, {}) for of in OPTIONS.items()),
+        ("sjc", PLAIN_SJC, PLAIN_SJC),
+        ("sdi", UNTOLD_SDI, {"told": False}),
+    ],
+    ids=[*OPTIONS, "sjc, eq. 9", "sdi, told nothing"],
 )
-def test_a_loss_is_its_formula(name: str, options: dict[str, bool]) -> None:
+def test_a_loss_is_its_formula(name: str, options: dict[str, Any], variant: dict[str, Any]) -> None:
     z, draw, scale = pictures()
     with device_reads(0):
         found = LOSSES[name](Curved(), z, draw, scale, **options)
-    by_hand = partial(BY_HAND[name], **PLAIN_SJC) if options is PLAIN_SJC else BY_HAND[name]
     for i, t in enumerate(TIMESTEPS):
-        one = by_hand(curved, ALPHAS_CUMPROD.tolist(), z[i], t, draw.noise[i], SCALES[i])
+        one = BY_HAND[name](curved, ALPHAS_CUMPROD.tolist(), z[i], t, draw.noise[i], SCALES[i], **variant)
         assert (found[i] - one).abs().max() < FLOAT64 * one.abs().max()
     assert found.dtype == torch.float64
 
