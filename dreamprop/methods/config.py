@@ -113,7 +113,8 @@ class OptimizerConfig:
     for an implicit-volume."""
     params: dict[str, Any] = field(default_factory=dict)
     """What differs by group, `{geometry.density: {lr: 0.05}}`: the groups are `geometry.density` and
-    `geometry.color` of a volume-grid, `geometry.encoding` and `geometry.network` of an implicit-volume."""
+    `geometry.color` of a volume-grid, `geometry.encoding` and `geometry.network` of an implicit-volume, and
+    `guidance.lora` and `guidance.camera` of the loss `vsd`, whose `lr` is by default 0.0001."""
 
     def __post_init__(self) -> None:
         check_name("system.optimizer.name", self.name, tuple(OPTIMIZERS))
@@ -124,6 +125,9 @@ class OptimizerConfig:
 class SystemConfig:
     """The method's parts."""
 
+    num_particles: int = 1
+    """Scenes that are distilled together, over which the pictures of a step are spread evenly (arXiv:2305.16213); what
+    a run shows and exports is the first."""
     geometry_type: str = VOLUME_GRID
     """`volume-grid` (a voxel grid, fast on CPUs) or `implicit-volume` (a hash grid and a small network)."""
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
@@ -140,6 +144,7 @@ class SystemConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
+        number("system.num_particles", self.num_particles, 1, 4096, whole=True, remedy="use 1")
         check_name("system.geometry_type", self.geometry_type, GEOMETRIES)
         check_name("system.background_type", self.background_type, BACKGROUNDS)
         check_name("system.guidance_type", self.guidance_type, GUIDANCES)
