@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from dreamprop import prior
 from dreamprop.guidance import diffusion
 from dreamprop.guidance.config import GuidanceConfig, PromptConfig
+from dreamprop.guidance.losses import LOSSES
 from dreamprop.guidance.prompt import Prompt, Views
 from dreamprop.guidance.protocol import Guidance
-from dreamprop.guidance.sds import SDS
+from dreamprop.guidance.score_distillation import ScoreDistillation
 
 
 def make_guidance(config: GuidanceConfig, prompt: PromptConfig, device: torch.device) -> Guidance:
@@ -29,9 +32,10 @@ def make_guidance(config: GuidanceConfig, prompt: PromptConfig, device: torch.de
     model = diffusion.load(path, device, torch.float16 if config.half_precision_weights else torch.float32)
     views = Views(prompt.front_threshold, prompt.back_threshold, prompt.overhead_threshold)
     embedded = Prompt.of(model, prompt.prompt, prompt.negative_prompt, views, prompt.view_dependent_prompting)
-    return SDS(
+    return ScoreDistillation(
         model.without_text_encoder(),
         embedded,
+        partial(LOSSES[config.loss], **config.loss_options),
         guidance_scale=config.guidance_scale,
         weighting=config.weighting_strategy,
         min_step_percent=config.min_step_percent,

@@ -23,13 +23,15 @@ class Prompt:
     """[len(DIRECTIONS), L, D]"""
     negative: Tensor
     """[L, D]"""
+    empty: Tensor
+    """[L, D] of no words, for predictions that are told nothing"""
     views: Views
 
     @classmethod
     def of(
         cls, model: Model, prompt: str, negative: str, views: Views, view_dependent: bool = True
     ) -> Prompt:
-        """Embed `<prompt>, <direction> view` for every direction, and the negative prompt.
+        """Embed `<prompt>, <direction> view` for every direction, the negative prompt, and none.
 
         Raises:
             InputError: the prompt is empty.
@@ -38,7 +40,8 @@ class Prompt:
             raise InputError(f"prompt must have a word, got {prompt!r}; give system.prompt_processor.prompt")
         texts = [f"{prompt}, {d} view" if view_dependent else prompt for d in DIRECTIONS]
         embedded = model.embed([*texts, negative])
-        return cls(embedded[:-1], embedded[-1], views)
+        empty = model.embed([""])[0] if negative else embedded[-1]
+        return cls(embedded[:-1], embedded[-1], empty, views)
 
     def embeddings(self, elevation: Tensor, azimuth: Tensor) -> Tensor:
         """For N cameras [2 N, L, D]: first N times the negative prompt, then the prompts."""

@@ -25,6 +25,8 @@ class Draw:
     """[N, C, h, w] standard normal"""
     posterior: Tensor | None
     """[N, C, h, w] standard normal, for the latents of pictures; None for a model of pixels"""
+    host_timesteps: tuple[int, ...]
+    """[N] the same timesteps where Python reads them without waiting for a device"""
 
 
 @dataclass(frozen=True)
@@ -118,4 +120,5 @@ def join(draws: Sequence[Draw]) -> Draw:
         torch.cat([d.timesteps for d in draws]),
         torch.cat([d.noise for d in draws]),
         torch.cat(posteriors) if posteriors else None,
+        tuple(timestep for d in draws for timestep in d.host_timesteps),
     )

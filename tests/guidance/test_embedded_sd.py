@@ -7,7 +7,7 @@ import torch
 
 from dreamprop.guidance.diffusion import Model, load
 from dreamprop.guidance.prompt import Prompt, Views
-from dreamprop.guidance.sds import SDS
+from dreamprop.guidance.score_distillation import ScoreDistillation
 from dreamprop.prior import MODELS
 from dreamprop.prior.world import LARGE, PALETTE, compose, render_layers
 from dreamprop.rng import generator
@@ -42,7 +42,7 @@ def test_sizes_are_those_of_the_autoencoder(model: Model) -> None:
 
 
 def test_a_gradient_reaches_the_pixels(model: Model) -> None:
-    sds = SDS(model, Prompt.of(model, "a red torus", "", Views()), guidance_scale=15.0)
+    sds = ScoreDistillation(model, Prompt.of(model, "a red torus", "", Views()), guidance_scale=15.0)
     pictures = renders(1).requires_grad_()
     draw = sds.draw(3, 0, generator(0, 0))
     assert draw.noise.shape == (3, 4, 16, 16)

@@ -15,7 +15,7 @@ from dreamprop.guidance.diffusion import Model, load
 from dreamprop.guidance.factory import make_guidance
 from dreamprop.guidance.prompt import DIRECTIONS, Prompt, Views
 from dreamprop.guidance.protocol import Draw, join
-from dreamprop.guidance.sds import SDS
+from dreamprop.guidance.score_distillation import ScoreDistillation
 from tests.guidance import tiny
 
 ELEVATION, AZIMUTH = torch.tensor([0.0, 70.0, 10.0]), torch.tensor([0.0, 20.0, 170.0])
@@ -38,12 +38,12 @@ def latents(folder: Path) -> Model:
     return load(tiny.save(folder / "latents", latent=True), "cpu")
 
 
-def make(model: Model, **settings: object) -> SDS:
+def make(model: Model, **settings: object) -> ScoreDistillation:
     prompt = Prompt.of(model, "a red torus", "cube", Views())
-    return SDS(model, prompt, **{"guidance_scale": 7.0, **settings})  # type: ignore[arg-type]
+    return ScoreDistillation(model, prompt, **{"guidance_scale": 7.0, **settings})  # type: ignore[arg-type]
 
 
-def drawn(sds: SDS, count: int = 3) -> Draw:
+def drawn(sds: ScoreDistillation, count: int = 3) -> Draw:
     return sds.draw(count, 0, torch.Generator().manual_seed(1))
 
 
@@ -213,7 +213,7 @@ def test_the_text_encoder_is_freed_once_prompts_are_embedded(
     asked = PromptConfig(prompt="a red torus", negative_prompt="cube")
     guidance = make_guidance(config, asked, torch.device("cpu"))
     assert len(weights) > 5 and all(weight() is None for weight in weights)
-    assert isinstance(guidance, SDS) and guidance.model.text_encoder is None
+    assert isinstance(guidance, ScoreDistillation) and guidance.model.text_encoder is None
     # what was embedded is what a model that keeps its encoder embeds
     kept = Prompt.of(load(path, "cpu"), "a red torus", "cube", Views())
     assert torch.equal(guidance.prompt.positive, kept.positive)

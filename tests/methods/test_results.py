@@ -34,7 +34,7 @@ class Pull:
 
     def draw(self, count: int, step: int, generator: torch.Generator) -> Draw:
         noise = torch.randn((count, 3, SIDE, SIDE), generator=generator)
-        return Draw(torch.zeros(count, dtype=torch.int64), noise, None)
+        return Draw(torch.zeros(count, dtype=torch.int64), noise, None, (0,) * count)
 
     def resize(self, pictures: Tensor) -> Tensor:
         return pictures
