@@ -32,7 +32,7 @@ def make_guidance(config: GuidanceConfig, prompt: PromptConfig, device: torch.de
     model = diffusion.load(path, device, torch.float16 if config.half_precision_weights else torch.float32)
     views = Views(prompt.front_threshold, prompt.back_threshold, prompt.overhead_threshold)
     embedded = Prompt.of(model, prompt.prompt, prompt.negative_prompt, views, prompt.view_dependent_prompting)
-    return ScoreDistillation(
+    distillation = ScoreDistillation(
         model.without_text_encoder(),
         embedded,
         partial(LOSSES[config.loss], **config.loss_options),
@@ -43,3 +43,9 @@ def make_guidance(config: GuidanceConfig, prompt: PromptConfig, device: torch.de
         grad_clip=config.grad_clip,
         resolution=config.resolution,
     )
+    if config.loss != "vsd":
+        return distillation
+    from dreamprop.guidance.lora import LoRA
+    from dreamprop.guidance.variational import VSD
+
+    return VSD(distillation, LoRA(model.unet, config.lora_rank))

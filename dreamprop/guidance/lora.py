@@ -3,8 +3,8 @@
     y = x W^T + x A_s^T B_s^T        (LoRA, arXiv:2106.09685, eq. 3) in the attentions' projections
 
 for a picture x of state s: peft puts the layers where they belong, and they are evaluated with W factors A, B in place
-of one, so that the frozen weights are gone through once for all states. The camera's pose is embedded by a small network
-of each state's own and added to the embedding of the timestep, as a class would be.
+of one, so that the frozen weights are gone through once for all states. The camera's pose is embedded by a small
+network of each state's own and added to the embedding of the timestep, as a class would be.
 
 The frozen U-Net itself is left as it was: what is corrected is another tree of modules with the same weights.
 
@@ -49,7 +49,11 @@ class GroupedLinear(nn.Module):
         """Of x [N, ..., in], N a multiple of W, [N, ..., out]."""
         rows = x.reshape(len(self.weight), -1, x.shape[-1]).to(self.weight.dtype)
         columns = self.weight.transpose(1, 2)
-        out = torch.bmm(rows, columns) if self.bias is None else torch.baddbmm(self.bias[:, None], rows, columns)
+        out = (
+            torch.bmm(rows, columns)
+            if self.bias is None
+            else torch.baddbmm(self.bias[:, None], rows, columns)
+        )
         return out.view(*x.shape[:-1], out.shape[-1])
 
 

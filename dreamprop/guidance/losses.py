@@ -13,6 +13,7 @@ from dreamprop.guidance.protocol import Draw
 from dreamprop.guidance.sdi import sdi
 from dreamprop.guidance.sds import sds
 from dreamprop.guidance.sjc import sjc
+from dreamprop.guidance.vsd import vsd
 
 
 class Loss(Protocol):
@@ -33,5 +34,5 @@ class Loss(Protocol):
         ...
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"sds": sds, "sjc": sjc, "ism": ism, "sdi": sdi}
+LOSSES: dict[str, Callable[..., Tensor]] = {"sds": sds, "vsd": vsd, "sjc": sjc, "ism": ism, "sdi": sdi}
 """By the names that `system.guidance.loss` takes; a `Loss` each, once its own options are given as keywords."""

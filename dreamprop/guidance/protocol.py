@@ -27,6 +27,8 @@ class Draw:
     """[N, C, h, w] standard normal, for the latents of pictures; None for a model of pixels"""
     host_timesteps: tuple[int, ...]
     """[N] the same timesteps where Python reads them without waiting for a device"""
+    training: Draw | None = None
+    """Of all N again, for what the guidance learns from the pictures; None where it learns nothing."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,11 @@ class NothingToLearn:
 def join(draws: Sequence[Draw]) -> Draw:
     """The draws of several states as one."""
     posteriors = [d.posterior for d in draws if d.posterior is not None]
+    training = [d.training for d in draws if d.training is not None]
     return Draw(
         torch.cat([d.timesteps for d in draws]),
         torch.cat([d.noise for d in draws]),
         torch.cat(posteriors) if posteriors else None,
         tuple(timestep for d in draws for timestep in d.host_timesteps),
+        join(training) if training else None,
     )

@@ -1,32 +1,25 @@
 """Variational score distillation (ProlificDreamer, arXiv:2305.16213): scenes as samples of a distribution.
 
-A second U-Net, the frozen one with low-rank corrections, learns the noise in pictures of the scenes as they are now. What
-the frozen one wants of a picture beyond that is the gradient of a Kullback-Leibler divergence (eq. 9 of the paper):
+A second U-Net, the frozen one with low-rank corrections, learns the noise in pictures of the scenes as they are now.
+What the frozen one wants of a picture beyond that is the gradient of a Kullback-Leibler divergence (eq. 9):
 
     grad_z L = w(t) (eps_hat(z_t; y, t) - eps_phi(z_t; y, t, c)),   z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps
 
-and the corrections phi descend at the same time along E ||eps_phi(z_t'; y, t', c) - eps'||^2 (eq. 8) with a draw t', eps'
-of their own. phi is part of the state: its gradient is part of the drift and applied by the update, once and in order.
+and the corrections phi descend at the same time along E ||eps_phi(z_t'; y, t', c) - eps'||^2 (eq. 8) with a draw t',
+eps' of their own.
 
-Legend: W states, N pictures, those of a state together, C channels of what the U-Net sees, L tokens, D features of a
-token.
+Legend: N pictures, C channels of what the U-Net sees, T timesteps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from dreamprop.guidance.denoiser import Denoiser, to_epsilon
-from dreamprop.guidance.lora import LoRA
+from dreamprop.guidance.denoiser import Denoiser
 from dreamprop.guidance.noising import add_noise
-from dreamprop.guidance.protocol import Draw, OwnParameters
-from dreamprop.guidance.score_distillation import ScoreDistillation
-from dreamprop.utils.transfer import filled
+from dreamprop.guidance.protocol import Draw
 
 Prediction = Callable[[Tensor, Tensor], Tensor]
 """What a U-Net predicts [N, C, h, w] of noisy pictures [N, C, h, w] at timesteps [N]."""
@@ -80,72 +73,3 @@ def denoising_errors(
         "sample": lambda: z,
     }
     return (out - targets[kind]()).square().mean((1, 2, 3))
-
-
-@dataclass(frozen=True)
-class VSD:
-    """A score distillation whose baseline is learnt: a `Guidance` with parameters of its own."""
-
-    base: ScoreDistillation
-    """Model, prompt, draws, schedules, weights and bounds, as all losses have them."""
-    lora: LoRA
-    """The corrected copy of the model's U-Net."""
-
-    def init(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Corrections that change nothing yet."""
-        return self.lora.init(generator)
-
-    def groups(self) -> Mapping[str, tuple[str, ...]]:
-        """The corrections, and the embedding of the camera."""
-        return self.lora.groups()
-
-    def draw(self, count: int, step: int, generator: torch.Generator) -> Draw:
-        """The draws of one state: those of the gradient, and others like them for the corrections."""
-        drawn = self.base.draw(count, step, generator)
-        return replace(drawn, training=self.base.draw(count, step, generator))
-
-    def resize(self, images: Tensor) -> Tensor:
-        """Pictures [N, 3, H, V] at the model's resolution."""
-        return self.base.resize(images)
-
-    def gradient(
-        self,
-        images: Tensor,
-        elevation: Tensor,
-        azimuth: Tensor,
-        draw: Draw,
-        steps: Sequence[int],
-        own: OwnParameters,
-    ) -> tuple[Tensor, Tensor]:
-        """What to push, and where: `ScoreDistillation.gradient` by `vsd`."""
-        predict = self._corrected(own, elevation, azimuth)
-
-        def eps(noisy: Tensor, timesteps: Tensor) -> Tensor:
-            a = self.base.model.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-            return to_epsilon(predict(noisy, timesteps), noisy, a, self.base.model.prediction)
-
-        loss = partial(vsd, corrected=eps)
-        return replace(self.base, loss=loss).gradient(images, elevation, azimuth, draw, steps, own)
-
-    def training_loss(
-        self, z: Tensor, elevation: Tensor, azimuth: Tensor, draw: Draw, own: OwnParameters
-    ) -> Tensor | None:
-        """The corrections' own losses summed over states, each the mean over its pictures z, which are held constant."""
-        assert draw.training is not None, "draws of a step are those of its guidance"
-        model = self.base.model
-        errors = denoising_errors(
-            z.detach(),
-            draw.training,
-            model.alphas_cumprod,
-            model.prediction,
-            corrected=self._corrected(own, elevation, azimuth),
-        )
-        shares = filled([1 / count for count in own.counts for _ in range(count)], errors.device)
-        return (errors * shares).sum()
-
-    def _corrected(self, own: OwnParameters, elevation: Tensor, azimuth: Tensor) -> Prediction:
-        """What the corrected copy predicts, told the prompt and the camera of each of N pictures."""
-        text = self.base.prompt.embeddings(elevation, azimuth).chunk(2)[1]
-        return lambda noisy, timesteps: self.lora.predict(
-            own.params, own.counts, noisy, timesteps, text, own.pose
-        )

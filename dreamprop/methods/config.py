@@ -16,6 +16,7 @@ from dreamprop.config.schedule_checks import (
     check_range,
     check_schedule,
     check_staged,
+    refuse,
     staged,
 )
 from dreamprop.config.validate import number
@@ -83,6 +84,18 @@ class DataConfig:
         return staged(self.batch_size, at, step), staged(self.height, at, step), staged(self.width, at, step)
 
 
+def check_shares(batch_size: Any, particles: int) -> None:
+    """Refuse pictures of a step (staged) that the particles cannot share evenly.
+
+    Raises:
+        InputError: with the line that says so.
+    """
+    for count in batch_size if isinstance(batch_size, list) else [batch_size]:
+        if count % particles:
+            rule = f"be a multiple of system.num_particles ({particles})"
+            refuse("data.batch_size", rule, count, f"use {-(-count // particles) * particles}")
+
+
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the losses (schedules)."""
@@ -148,3 +161,10 @@ class SystemConfig:
         check_name("system.geometry_type", self.geometry_type, GEOMETRIES)
         check_name("system.background_type", self.background_type, BACKGROUNDS)
         check_name("system.guidance_type", self.guidance_type, GUIDANCES)
+
+
+@dataclass(frozen=True)
+class ProlificDreamerConfig(SystemConfig):
+    """ProlificDreamer (arXiv:2305.16213): the parts of DreamFusion, distilled by `vsd` with its usual scale."""
+
+    guidance: GuidanceConfig = field(default_factory=lambda: GuidanceConfig(loss="vsd", guidance_scale=7.5))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dreamprop.guidance.factory import make_guidance
 from dreamprop.methods import views
-from dreamprop.methods.config import DataConfig, SystemConfig
+from dreamprop.methods.config import DataConfig, SystemConfig, check_shares
 from dreamprop.methods.factory import make_field, make_optimizer
 from dreamprop.methods.regularizers import weights
 from dreamprop.methods.rendering import StepRenderer
@@ -40,7 +40,8 @@ class Distillation(Process):
         device: of parameters and model.
 
     Raises:
-        InputError: a setting that only the parts can judge is wrong: a word, a model, a parameter group.
+        InputError: a setting that only the parts can judge is wrong: a word, a model, a parameter group, pictures that
+            cannot be shared evenly by the particles.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Distillation(Process):
     ) -> None:
         self.data, self.system, self.seed = data, system, seed
         self.device = torch.device(device)
+        check_shares(data.batch_size, system.num_particles)
         self.field = make_field(system)
         self.particles = Particles(self.field, system.num_particles)
         self.guidance = make_guidance(system.guidance, system.prompt_processor, self.device)
@@ -83,7 +85,7 @@ class Distillation(Process):
         return self.optimizer.groups(step)
 
     def init(self) -> State:
-        """The state that enters step 0: the field's own start, a grey blob; what the guidance learns; moments of zero."""
+        """The state that enters step 0: the field's own start, a grey blob; what guidance learns; moments of zero."""
         params, buffers = self.particles.init(generator(self.seed, 0, "init"))
         params |= self.guidance.init(generator(self.seed, 0, "init guidance"))
         params = {name: t.to(self.device) for name, t in params.items()}
@@ -178,5 +180,7 @@ class Distillation(Process):
         """The state that enters a step: a pure function of what the step before left."""
         if step in self._boundaries:
             params, moments = self.particles.grow(params, moments, self.system.geometry.side(step))
-        buffers = self.particles.update_occupancy(params, buffers, step, generator(self.seed, step, "occupancy"))
+        buffers = self.particles.update_occupancy(
+            params, buffers, step, generator(self.seed, step, "occupancy")
+        )
         return State(params, moments, buffers, step)

@@ -77,4 +77,3 @@ class Particles:
 
     def _together(self, parts: list[Tensors]) -> Tensors:
         return parts[0] if self.count == 1 else stack(parts)
-
