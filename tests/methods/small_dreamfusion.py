@@ -17,7 +17,7 @@ def make(
     kind: str = "volume-grid",
     seed: int = 0,
     data: dict[str, Any] | None = None,
-    distilled_by: str = "sds",
+    guidance: dict[str, Any] | None = None,
     **system: Any,
 ) -> DreamFusion:
     """A process that is quick.
@@ -27,7 +27,7 @@ def make(
         kind: of the geometry.
         seed: of the draws.
         data: settings of the data that are other than two pictures of 8 x 8.
-        distilled_by: the loss of the guidance.
+        guidance: settings of the guidance that are other than its defaults.
         system: settings of the system that are other than its defaults.
     """
     system.setdefault(
@@ -37,7 +37,7 @@ def make(
         geometry_type=kind,
         renderer=RendererConfig(num_samples_per_ray=12, eval_num_samples_per_ray=16),
         prompt_processor=PromptConfig(prompt="a red torus"),
-        guidance=GuidanceConfig(pretrained_model_name_or_path=str(folder), loss=distilled_by),
+        guidance=GuidanceConfig(pretrained_model_name_or_path=str(folder), **(guidance or {})),
         **system,
     )
     data = {"batch_size": 2, "width": 8, "height": 8, **(data or {})}

@@ -153,3 +153,14 @@ def test_opacity_tells_whether_anything_is_left(folder: Path) -> None:
     gone = replace(full, params={name: torch.full_like(p, -30.0) for name, p in full.params.items()})
     assert process.opacity(full) > 0.02
     assert process.opacity(gone) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["ism", "sdi"])
+def test_a_loss_of_several_calls_is_the_sequential_run_at_tolerance_0(folder: Path, name: str) -> None:
+    def process() -> DreamFusion:
+        return make(folder, guidance={"loss": name, "sdi_inversion_steps": 2})
+
+    states = walk(process(), 4)
+    assert equal(dp.solve(process(), 3, window=3, tolerance=0).state, states[-1])
+    for state, together in zip(states, process().drift_window(states), strict=True):
+        close(process().drift(state), together)

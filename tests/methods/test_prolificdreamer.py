@@ -30,7 +30,7 @@ FLOAT32 = 1e-4
 def prolific(folder: Path, kind: str = "volume-grid", particles: int = 2, **settings: Any) -> DreamFusion:
     """Particles that share four pictures of 8 x 8, corrections that learn quickly."""
     settings = {"data": {"batch_size": 4}, "optimizer": OPTIMIZER, **settings}
-    return make(folder, kind, distilled_by="vsd", num_particles=particles, **settings)
+    return make(folder, kind, guidance={"loss": "vsd"}, num_particles=particles, **settings)
 
 
 @pytest.mark.parametrize("kind", ["volume-grid", "implicit-volume"])
@@ -97,7 +97,7 @@ def test_groups_have_units_of_their_own(folder: Path) -> None:
     assert {name: group.step for name, group in groups.items()} == {
         "geometry.density": 0.1, "geometry.color": 0.1, LORA: 0.02, CAMERA: 0.01,
     }  # fmt: skip
-    plain = make(folder, distilled_by="vsd")
+    plain = make(folder, guidance={"loss": "vsd"})
     assert plain.groups(0)[LORA].step == 1e-4  # not the scene's
 
 
