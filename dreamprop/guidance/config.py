@@ -7,7 +7,7 @@ from typing import Any
 
 from dreamprop.config.schedule_checks import check_name, check_order, check_schedule
 from dreamprop.config.validate import number
-from dreamprop.guidance.losses import LOSSES
+from dreamprop.guidance.losses import LEARNING, LOSSES
 from dreamprop.guidance.weighting import WEIGHTINGS
 
 GUIDANCES = ("sds-guidance",)
@@ -83,7 +83,7 @@ class GuidanceConfig:
 
     def __post_init__(self) -> None:
         key = "system.guidance"
-        check_name(f"{key}.loss", self.loss, tuple(LOSSES))
+        check_name(f"{key}.loss", self.loss, (*LOSSES, *LEARNING))
         number(f"{key}.lora_rank", self.lora_rank, 1, 1024, whole=True, remedy="use 4")
         number(f"{key}.ism_delta_t", self.ism_delta_t, 1, 1e6, whole=True, unit="timesteps", remedy="use 50")
         number(f"{key}.ism_delta_s", self.ism_delta_s, 1, 1e6, whole=True, unit="timesteps", remedy="use 200")

@@ -34,5 +34,7 @@ class Loss(Protocol):
         ...
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"sds": sds, "vsd": vsd, "sjc": sjc, "ism": ism, "sdi": sdi}
+LOSSES: dict[str, Callable[..., Tensor]] = {"sds": sds, "sjc": sjc, "ism": ism, "sdi": sdi}
 """By the names that `system.guidance.loss` takes; a `Loss` each, once its own options are given as keywords."""
+LEARNING: dict[str, Callable[..., Tensor]] = {"vsd": vsd}
+"""Names that it takes too, of losses that also ask a network which the chain trains: their keyword `corrected`."""

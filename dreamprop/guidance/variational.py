@@ -28,7 +28,7 @@ class VSD:
     """A score distillation whose baseline is learnt: a `Guidance` with parameters of its own."""
 
     base: ScoreDistillation
-    """Model, prompt, draws, schedules, weights and bounds, as all losses have them."""
+    """Model, prompt, draws, schedules, weights and bounds, as all losses have them; whatever its own loss."""
     lora: LoRA
     """The corrected copy of the model's U-Net."""
 
@@ -58,7 +58,7 @@ class VSD:
         steps: Sequence[int],
         own: OwnParameters | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What to push, and where: `ScoreDistillation.gradient` by `vsd`."""
+        """What to push, and where: `ScoreDistillation.gradient`, with the corrected copy told to its loss."""
         assert own is not None, "the states hold what guidance has learnt"
         predict = self._corrected(own, elevation, azimuth)
 

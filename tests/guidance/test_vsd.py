@@ -32,7 +32,8 @@ ORDER = 1e-5
 
 def make(model: Model, **settings: Any) -> VSD:
     prompt = Prompt.of(model, "a red torus", "cube", Views())
-    return VSD(ScoreDistillation(model, prompt, guidance_scale=7.0, **settings), LoRA(model.unet, RANK))
+    base = ScoreDistillation(model, prompt, guidance_scale=7.0, **settings)
+    return VSD(base, LoRA(model.unet, RANK))
 
 
 @pytest.fixture(scope="module")
