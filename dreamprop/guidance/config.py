@@ -7,7 +7,7 @@ from typing import Any
 
 from dreamprop.config.schedule_checks import check_name, check_order, check_schedule
 from dreamprop.config.validate import number
-from dreamprop.guidance.losses import LOSSES
+from dreamprop.guidance.losses import LEARNING, LOSSES
 from dreamprop.guidance.weighting import WEIGHTINGS
 
 GUIDANCES = ("sds-guidance",)
@@ -41,8 +41,8 @@ class GuidanceConfig:
     """`embedded` (of 32-pixel pictures), `embedded-sd` (of latents of 64-pixel pictures), a folder in diffusers'
     layout, or a name on the hub."""
     loss: str = "sds"
-    """What is distilled by: `sds` (score distillation sampling), `sjc` (score Jacobian chaining), `ism` (interval score
-    matching) or `sdi` (score distillation via inversion)."""
+    """What is distilled by: `sds` (score distillation sampling), `vsd` (variational score distillation), `sjc` (score
+    Jacobian chaining), `ism` (interval score matching) or `sdi` (score distillation via inversion)."""
     guidance_scale: Any = 10.0
     """Of classifier-free guidance (a schedule)."""
     weighting_strategy: str = "sds"
@@ -58,6 +58,8 @@ class GuidanceConfig:
     resolution: int = 0
     """Pixels along a side of what the model sees; 0: what it was trained on."""
 
+    lora_rank: int = 4
+    """With `vsd`: the rank of the corrections of the second U-Net."""
     sjc_variance_reduction: bool = True
     """With `sjc`: whether the noise that was added is taken off what the model finds, which changes no mean."""
     ism_delta_t: int = 50
@@ -82,7 +84,8 @@ class GuidanceConfig:
 
     def __post_init__(self) -> None:
         key = "system.guidance"
-        check_name(f"{key}.loss", self.loss, tuple(LOSSES))
+        check_name(f"{key}.loss", self.loss, (*LOSSES, *LEARNING))
+        number(f"{key}.lora_rank", self.lora_rank, 1, 1024, whole=True, remedy="use 4")
         number(f"{key}.ism_delta_t", self.ism_delta_t, 1, 1e6, whole=True, unit="timesteps", remedy="use 50")
         number(f"{key}.ism_delta_s", self.ism_delta_s, 1, 1e6, whole=True, unit="timesteps", remedy="use 200")
         number(f"{key}.sdi_inversion_steps", self.sdi_inversion_steps, 1, 1000, whole=True, remedy="use 10")

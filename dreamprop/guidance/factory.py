@@ -9,7 +9,7 @@ import torch
 from dreamprop import prior
 from dreamprop.guidance import diffusion
 from dreamprop.guidance.config import GuidanceConfig, PromptConfig
-from dreamprop.guidance.losses import LOSSES
+from dreamprop.guidance.losses import LEARNING, LOSSES
 from dreamprop.guidance.prompt import Prompt, Views
 from dreamprop.guidance.protocol import Guidance
 from dreamprop.guidance.score_distillation import ScoreDistillation
@@ -32,10 +32,10 @@ def make_guidance(config: GuidanceConfig, prompt: PromptConfig, device: torch.de
     model = diffusion.load(path, device, torch.float16 if config.half_precision_weights else torch.float32)
     views = Views(prompt.front_threshold, prompt.back_threshold, prompt.overhead_threshold)
     embedded = Prompt.of(model, prompt.prompt, prompt.negative_prompt, views, prompt.view_dependent_prompting)
-    return ScoreDistillation(
+    distillation = ScoreDistillation(
         model.without_text_encoder(),
         embedded,
-        partial(LOSSES[config.loss], **config.loss_options),
+        partial((LOSSES | LEARNING)[config.loss], **config.loss_options),
         guidance_scale=config.guidance_scale,
         weighting=config.weighting_strategy,
         min_step_percent=config.min_step_percent,
@@ -43,3 +43,9 @@ def make_guidance(config: GuidanceConfig, prompt: PromptConfig, device: torch.de
         grad_clip=config.grad_clip,
         resolution=config.resolution,
     )
+    if config.loss not in LEARNING:
+        return distillation
+    from dreamprop.guidance.lora import LoRA
+    from dreamprop.guidance.variational import VSD
+
+    return VSD(distillation, LoRA(model.unet, config.lora_rank))

@@ -22,7 +22,7 @@ from dreamprop.guidance.denoiser import PromptedModel
 from dreamprop.guidance.diffusion import Model
 from dreamprop.guidance.losses import Loss
 from dreamprop.guidance.prompt import Prompt
-from dreamprop.guidance.protocol import Draw
+from dreamprop.guidance.protocol import Draw, NothingToLearn, OwnParameters
 from dreamprop.guidance.sds import sds
 from dreamprop.guidance.weighting import WEIGHTINGS
 from dreamprop.schedule import Schedule, schedule
@@ -30,7 +30,7 @@ from dreamprop.utils.transfer import filled
 
 
 @dataclass(frozen=True)
-class ScoreDistillation:
+class ScoreDistillation(NothingToLearn):
     """Gradients from a model towards a prompt by one loss; numbers may be schedules by step."""
 
     model: Model
@@ -73,7 +73,13 @@ class ScoreDistillation:
         return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
     def gradient(
-        self, images: Tensor, elevation: Tensor, azimuth: Tensor, draw: Draw, steps: Sequence[int]
+        self,
+        images: Tensor,
+        elevation: Tensor,
+        azimuth: Tensor,
+        draw: Draw,
+        steps: Sequence[int],
+        own: OwnParameters | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What to push, and where.
 
@@ -82,6 +88,7 @@ class ScoreDistillation:
             elevation, azimuth: [N] of their cameras, in degrees.
             draw: of all N, on the device of the images.
             steps: [N] the step of the state that each belongs to.
+            own: nothing, where losses have no parameters.
 
         Returns:
             z [N, C, h, w] in the graph, and the gradient of the loss with respect to it, detached. The loss of a state

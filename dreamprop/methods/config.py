@@ -16,6 +16,7 @@ from dreamprop.config.schedule_checks import (
     check_range,
     check_schedule,
     check_staged,
+    refuse,
     staged,
 )
 from dreamprop.config.validate import number
@@ -83,6 +84,18 @@ class DataConfig:
         return staged(self.batch_size, at, step), staged(self.height, at, step), staged(self.width, at, step)
 
 
+def check_shares(batch_size: Any, particles: int) -> None:
+    """Refuse pictures of a step (staged) that the particles cannot share evenly.
+
+    Raises:
+        InputError: with the line that says so.
+    """
+    for count in batch_size if isinstance(batch_size, list) else [batch_size]:
+        if count % particles:
+            rule = f"be a multiple of system.num_particles ({particles})"
+            refuse("data.batch_size", rule, count, f"use {-(-count // particles) * particles}")
+
+
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the losses (schedules)."""
@@ -113,7 +126,8 @@ class OptimizerConfig:
     for an implicit-volume."""
     params: dict[str, Any] = field(default_factory=dict)
     """What differs by group, `{geometry.density: {lr: 0.05}}`: the groups are `geometry.density` and
-    `geometry.color` of a volume-grid, `geometry.encoding` and `geometry.network` of an implicit-volume."""
+    `geometry.color` of a volume-grid, `geometry.encoding` and `geometry.network` of an implicit-volume, and
+    `guidance.lora` and `guidance.camera` of the loss `vsd`, whose `lr` is by default 0.0001."""
 
     def __post_init__(self) -> None:
         check_name("system.optimizer.name", self.name, tuple(OPTIMIZERS))
@@ -124,6 +138,9 @@ class OptimizerConfig:
 class SystemConfig:
     """The method's parts."""
 
+    num_particles: int = 1
+    """Scenes that are distilled together, over which the pictures of a step are spread evenly (arXiv:2305.16213); what
+    a run shows and exports is the first."""
     geometry_type: str = VOLUME_GRID
     """`volume-grid` (a voxel grid, fast on CPUs) or `implicit-volume` (a hash grid and a small network)."""
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
@@ -140,6 +157,14 @@ class SystemConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
+        number("system.num_particles", self.num_particles, 1, 4096, whole=True, remedy="use 1")
         check_name("system.geometry_type", self.geometry_type, GEOMETRIES)
         check_name("system.background_type", self.background_type, BACKGROUNDS)
         check_name("system.guidance_type", self.guidance_type, GUIDANCES)
+
+
+@dataclass(frozen=True)
+class ProlificDreamerConfig(SystemConfig):
+    """ProlificDreamer (arXiv:2305.16213): the parts of DreamFusion, distilled by `vsd` with its usual scale."""
+
+    guidance: GuidanceConfig = field(default_factory=lambda: GuidanceConfig(loss="vsd", guidance_scale=7.5))

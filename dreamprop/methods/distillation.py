@@ -16,13 +16,14 @@ from torch import Tensor
 
 from dreamprop.guidance.factory import make_guidance
 from dreamprop.methods import views
-from dreamprop.methods.config import DataConfig, SystemConfig
+from dreamprop.methods.config import DataConfig, SystemConfig, check_shares
 from dreamprop.methods.factory import make_field, make_optimizer
 from dreamprop.methods.regularizers import weights
 from dreamprop.methods.rendering import StepRenderer
 from dreamprop.process import Group, Process
 from dreamprop.rng import generator
 from dreamprop.scenes.field import Tensors
+from dreamprop.scenes.particles import Particles
 from dreamprop.scenes.volume_rendering import Rendered
 from dreamprop.state import Drift, State
 from dreamprop.utils.cpu_threads import over_cores, split_over_cores
@@ -39,7 +40,8 @@ class Distillation(Process):
         device: of parameters and model.
 
     Raises:
-        InputError: a setting that only the parts can judge is wrong: a word, a model, a parameter group.
+        InputError: a setting that only the parts can judge is wrong: a word, a model, a parameter group, pictures that
+            cannot be shared evenly by the particles.
     """
 
     def __init__(
@@ -53,13 +55,16 @@ class Distillation(Process):
     ) -> None:
         self.data, self.system, self.seed = data, system, seed
         self.device = torch.device(device)
+        check_shares(data.batch_size, system.num_particles)
         self.field = make_field(system)
-        self.optimizer = make_optimizer(system.optimizer, system.geometry_type, self.field.groups())
+        self.particles = Particles(self.field, system.num_particles)
         self.guidance = make_guidance(system.guidance, system.prompt_processor, self.device)
+        groups = {**self.field.groups(), **self.guidance.groups()}
+        self.optimizer = make_optimizer(system.optimizer, system.geometry_type, groups)
         self.weights = weights(system.loss)
         """By step, of every loss."""
         self.renderer = StepRenderer(
-            data, system, self.field, self.guidance.resize, self.weights["orient"], self.device
+            data, system, self.particles, self.guidance.resize, self.weights["orient"], self.device
         )
         side, milestones = system.geometry.side, system.geometry.resolution_milestones
         grows = [t for t in milestones if t < max_steps and side(t) != side(t - 1)]
@@ -80,8 +85,9 @@ class Distillation(Process):
         return self.optimizer.groups(step)
 
     def init(self) -> State:
-        """The state that enters step 0: the field's own start, a grey blob, and moments of zero."""
-        params, buffers = self.field.init(generator(self.seed, 0, "init"))
+        """The state that enters step 0: the field's own start, a grey blob; what guidance learns; moments of zero."""
+        params, buffers = self.particles.init(generator(self.seed, 0, "init"))
+        params |= self.guidance.init(generator(self.seed, 0, "init guidance"))
         params = {name: t.to(self.device) for name, t in params.items()}
         buffers = {name: t.to(self.device) for name, t in buffers.items()}
         return State(params, self.optimizer.init(params), buffers, 0)
@@ -149,14 +155,14 @@ class Distillation(Process):
 
     def density_and_color(self, state: State, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density [P], in 1 / length, and colour [P, 3] in [0, 1] at points [P, 3]; nothing is outside the ball."""
-        return views.density_and_color(self.field, state, points)
+        return views.density_and_color(self.field, self._first(state), points)
 
     def _around(
         self, state: State, num_views: int, width: int, height: int, elevation: float
     ) -> Iterator[Rendered]:
         return views.around(
             self.field,
-            state,
+            self._first(state),
             self.data,
             self.system.renderer,
             num_views=num_views,
@@ -165,9 +171,16 @@ class Distillation(Process):
             elevation=elevation,
         )
 
+    def _first(self, state: State) -> State:
+        """A state as that of its first particle alone, which is what pictures and meshes show."""
+        params, buffers = self.particles.own(state.params), state.buffers
+        return State(self.particles.particle(params, 0), {}, self.particles.particle(buffers, 0), state.step)
+
     def _enter(self, params: Tensors, moments: Tensors, buffers: Tensors, step: int) -> State:
         """The state that enters a step: a pure function of what the step before left."""
         if step in self._boundaries:
-            params, moments = self.field.grow(params, moments, self.system.geometry.side(step))
-        buffers = self.field.update_occupancy(params, buffers, step, generator(self.seed, step, "occupancy"))
+            params, moments = self.particles.grow(params, moments, self.system.geometry.side(step))
+        buffers = self.particles.update_occupancy(
+            params, buffers, step, generator(self.seed, step, "occupancy")
+        )
         return State(params, moments, buffers, step)

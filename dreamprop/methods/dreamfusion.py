@@ -14,12 +14,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dreamprop.guidance.protocol import join
+from dreamprop.guidance.protocol import OwnParameters, join
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.methods.distillation import Distillation
 from dreamprop.methods.regularizers import regularize
 from dreamprop.methods.rendering import Batch, drifts
 from dreamprop.methods.step_sample import StepSample, draw_steps
+from dreamprop.scenes.cameras import pose
 from dreamprop.state import Drift, State
 from dreamprop.utils.transfer import filled
 
@@ -43,25 +44,35 @@ class DreamFusion(Distillation):
         with torch.enable_grad():
             loss = self._distil(batches, samples)
             for batch in batches:
-                loss = loss + regularize(self.weights, batch.steps, self.field, batch.params, batch.rendered)
+                loss = loss + regularize(
+                    self.weights, batch.steps, self.particles, batch.scenes, batch.rendered
+                )
             return drifts(loss, batches)
 
     def _distil(self, batches: Sequence[Batch], samples: Sequence[StepSample]) -> Tensor:
-        """A scalar whose gradient with respect to the pictures is the one that guidance asks for."""
+        """A scalar whose gradient with respect to the pictures is the one that guidance asks for, and with respect to
+        the guidance's own parameters that of its own loss."""
         order = [place for batch in batches for place in batch.places]
         counts = [samples[place].size[0] for place in order]
         by_state = [step for batch in batches for step in batch.steps]
         steps = [step for step, count in zip(by_state, counts, strict=True) for _ in range(count)]  # [N]
-        z, grad = self.guidance.gradient(
-            torch.cat([batch.images for batch in batches]),
-            torch.cat([batch.cameras.elevation for batch in batches]),
-            torch.cat([batch.cameras.azimuth for batch in batches]),
-            join([samples[place].guidance for place in order]),
-            steps,
-        )
+        images = torch.cat([batch.images for batch in batches])
+        elevation = torch.cat([batch.cameras.elevation for batch in batches])
+        azimuth = torch.cat([batch.cameras.azimuth for batch in batches])
+        draw = join([samples[place].guidance for place in order])
+        own = self._own(batches, counts)
+        z, grad = self.guidance.gradient(images, elevation, azimuth, draw, steps, own)
+        learning = self.guidance.training_loss(z, elevation, azimuth, draw, own)
         per_state = [count for count in counts for _ in range(count)]
         scale = filled(
             [self.weights["sds"](step) / count for step, count in zip(steps, per_state, strict=True)],
             z.device,
         )
-        return (z * (grad * scale.view(-1, 1, 1, 1))).sum()
+        pushed = (z * (grad * scale.view(-1, 1, 1, 1))).sum()
+        return pushed if learning is None else pushed + learning
+
+    def _own(self, batches: Sequence[Batch], counts: Sequence[int]) -> OwnParameters:
+        """What the states of batches hold of the guidance's own parameters."""
+        names = [name for names in self.guidance.groups().values() for name in names]
+        params = {name: torch.cat([batch.params[name] for batch in batches]) for name in names}
+        return OwnParameters(params, counts, torch.cat([pose(batch.cameras) for batch in batches]))

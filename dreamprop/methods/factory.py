@@ -41,12 +41,14 @@ def make_field(system: SystemConfig) -> Field:
 
 RATES = {VOLUME_GRID: 0.15, IMPLICIT_VOLUME: 0.01}
 """Learning rates where a config gives none: those that suit the fields on the embedded model."""
+GUIDANCE_RATE = 1e-4
+"""Learning rate of what a guidance learns where a config gives none for its group; that of the scene is far from it."""
 
 
 def make_optimizer(
     config: OptimizerConfig, geometry_type: str, groups: Mapping[str, tuple[str, ...]]
 ) -> Optimizer:
-    """The optimiser of a config for a kind of field and its groups of parameters.
+    """The optimiser of a config for a kind of field, its groups of parameters and those of its guidance.
 
     Raises:
         InputError: an unknown group, or an option of one that is unknown or out of range.
@@ -58,7 +60,8 @@ def make_optimizer(
     for key, names in groups.items():
         check_options(f"system.optimizer.params.{key}", config.name, params[key], group=True)
         own = _options(given(params[key]))
-        made.append(ParamGroup(names, own.pop("lr", lr), own, key))
+        usual = GUIDANCE_RATE if key.startswith("guidance.") else lr
+        made.append(ParamGroup(names, own.pop("lr", usual), own, key))
     if "betas" in args:
         args["betas"] = tuple(args["betas"])
     optimizer: Optimizer = OPTIMIZERS[config.name](made, **args)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dreamprop.methods.config import LossConfig
 from dreamprop.scenes.field import Field, Tensors
+from dreamprop.scenes.particles import Particles
 from dreamprop.scenes.volume_rendering import Rendered
 from dreamprop.schedule import schedule
 from dreamprop.utils.transfer import filled
@@ -60,23 +61,27 @@ def weights(config: LossConfig) -> dict[str, Weight]:
 
 
 def regularize(
-    weights: Mapping[str, Weight], steps: Sequence[int], field: Field, params: Tensors, rendered: Rendered
+    weights: Mapping[str, Weight],
+    steps: Sequence[int],
+    particles: Particles,
+    scenes: Tensors,
+    rendered: Rendered,
 ) -> Tensor:
     """The weighted sum of all losses here over W states; one whose weights are all 0 is not evaluated.
 
     Args:
         weights: by name of the loss.
         steps: W, those of the states.
-        field: what the parameters mean.
-        params: [W, ...] by name.
+        particles: what the parameters mean; the loss of a state is the mean over its n particles.
+        scenes: [W n, ...] their parameters by name.
         rendered: what they show.
     """
     opacity = rendered.opacity.reshape(len(steps), -1)
     losses: dict[str, Callable[[], Tensor]] = {
-        "orient": lambda: orient(rendered),
+        "orient": lambda: particles.mean(orient(rendered)),
         "sparsity": lambda: sparsity(opacity),
         "opaque": lambda: opaque(opacity),
-        "tv": lambda: total_variation(field, params),
+        "tv": lambda: particles.mean(total_variation(particles.field, scenes)),
     }
     total = opacity.new_zeros(())
     for name, loss in losses.items():

@@ -1,6 +1,7 @@
 """The pictures of W states as their steps draw them: states that are alike are rendered together.
 
-Legend: W states rendered together, B pictures a state, H and V pixels down and across, h pixels of what guidance takes.
+Legend: W states rendered together, n particles a state, B pictures a state, H and V pixels down and across, h pixels of
+what guidance takes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dreamprop.methods.regularizers import Weight
 from dreamprop.methods.step_sample import StepSample
 from dreamprop.scenes import background, cameras
 from dreamprop.scenes.config import SOLID_COLOR
-from dreamprop.scenes.field import Field, Tensors, stack
+from dreamprop.scenes.field import Tensors, stack
+from dreamprop.scenes.particles import Particles
 from dreamprop.scenes.shading import Shading
 from dreamprop.scenes.volume_rendering import Rendered, render
 from dreamprop.state import Drift, State
@@ -38,8 +40,10 @@ class Batch:
     """The steps that they enter."""
     params: Tensors
     """[W, ...] leaves of the graph, by name"""
+    scenes: Tensors
+    """[W n, ...] those of the scenes, in the graph"""
     rendered: Rendered
-    """W B pictures before the background, those of a state together"""
+    """W B pictures before the background, those of a state together and in it those of a particle"""
     images: Tensor
     """[W B, 3, h, h] in [0, 1] before their backgrounds, at the resolution that guidance takes"""
     cameras: cameras.Cameras
@@ -52,7 +56,7 @@ class StepRenderer:
     Args:
         data: where cameras and lights may be.
         system: background, material and renderer.
-        field: what the parameters mean.
+        particles: what the parameters mean; the pictures of a step are spread evenly over them.
         resize: brings pictures to the resolution that guidance takes.
         orient: weight by step of the penalty on normals, which are rendered where it is above 0.
         device: of the states and of what their steps drew.
@@ -62,12 +66,12 @@ class StepRenderer:
         self,
         data: DataConfig,
         system: SystemConfig,
-        field: Field,
+        particles: Particles,
         resize: Callable[[Tensor], Tensor],
         orient: Weight,
         device: torch.device,
     ) -> None:
-        self.system, self.field, self.resize, self.orient = system, field, resize, orient
+        self.system, self.particles, self.resize, self.orient = system, particles, resize, orient
         # brought to the device once
         self.ambient = torch.tensor(system.material.ambient_light_color, device=device)
         self.diffuse = torch.tensor(system.material.diffuse_light_color, device=device)
@@ -125,20 +129,23 @@ class StepRenderer:
     ) -> Batch:
         """The pictures of states alike."""
         params = {name: p.requires_grad_() for name, p in params.items()}
-        _, height, width = samples[0].size
+        batch, height, width = samples[0].size
+        # cameras are spread evenly around every particle, which is a state of its own to the renderer
+        count, share = len(samples) * self.particles.count, batch // self.particles.count
         view = cameras.place(
-            torch.stack([s.uniform for s in samples]),
-            torch.stack([s.normal for s in samples]),
+            torch.stack([s.uniform for s in samples]).view(count, share, -1),
+            torch.stack([s.normal for s in samples]).view(count, share, -1),
             self.ranges,
         )
+        scenes = self.particles.scenes(self.particles.own(params))
         rendered = render(
-            self.field,
-            params,
-            buffers,
+            self.particles.field,
+            scenes,
+            self.particles.scenes(buffers),
             view,
             height,
             width,
-            torch.stack([s.shift for s in samples]),
+            torch.stack([s.shift for s in samples]).view(count, -1),
             samples=self.system.renderer.num_samples_per_ray,
             prune_alpha=self.system.renderer.prune_alpha,
             shading=self._shading(view.light, samples) if samples[0].shaded else None,
@@ -147,14 +154,15 @@ class StepRenderer:
         kind, behind = self.system.background_type, self.background
         if kind != SOLID_COLOR:
             behind = background.random(kind, torch.cat([s.background for s in samples]), height, width)
-        return Batch(places, steps, params, rendered, self.resize(rendered.over(behind)), view)
+        return Batch(places, steps, params, scenes, rendered, self.resize(rendered.over(behind)), view)
 
     def _shading(self, light: Tensor, samples: Sequence[StepSample]) -> Shading:
+        textureless = [s.textureless for s in samples for _ in range(self.particles.count)]
         return Shading(
             light=light,
-            ambient=self.ambient.expand(len(samples), 3),
-            diffuse=self.diffuse.expand(len(samples), 3),
-            textureless=filled([s.textureless for s in samples], light.device, torch.bool),
+            ambient=self.ambient.expand(len(textureless), 3),
+            diffuse=self.diffuse.expand(len(textureless), 3),
+            textureless=filled(textureless, light.device, torch.bool),
         )
 
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamprop import prior
 from dreamprop.config import loader as configs
 from dreamprop.config.validate import choose
-from dreamprop.methods.config import DataConfig, SystemConfig
+from dreamprop.methods.config import DataConfig, ProlificDreamerConfig, SystemConfig
 from dreamprop.runs import directory as folders
 from dreamprop.runs.config import ExperimentConfig
 from dreamprop.utils.device import device_of
@@ -37,7 +37,10 @@ def _dreamfusion(*args: Any, **options: Any) -> Any:
     return DreamFusion(*args, **options)
 
 
-METHODS = {"dreamfusion-system": Method("dreamfusion", _dreamfusion, DataConfig, SystemConfig)}
+METHODS = {
+    "dreamfusion-system": Method("dreamfusion", _dreamfusion, DataConfig, SystemConfig),
+    "prolificdreamer-system": Method("prolificdreamer", _dreamfusion, DataConfig, ProlificDreamerConfig),
+}
 """The methods by `system_type`."""
 
 

@@ -143,3 +143,11 @@ def project(cameras: Cameras, points: Tensor, height: int, width: int) -> Tensor
     local = (points[None] - cameras.position[:, None]) @ cameras.axes.transpose(1, 2)  # [N, P, 3]
     scale = height / 2 / (cameras.fovy.deg2rad() / 2).tan()[:, None] / -local[..., 2]
     return torch.stack([width / 2 + local[..., 0] * scale, height / 2 - local[..., 1] * scale], -1)
+
+
+def pose(cameras: Cameras) -> Tensor:
+    """Matrices from camera to world [N, 16]: columns to the right, up, back, and the place; homogeneous, row by row."""
+    top = torch.cat([cameras.axes.transpose(1, 2), cameras.position[:, :, None]], -1)  # [N, 3, 4]
+    last = torch.zeros_like(top[:, :1])
+    last[..., 3] = 1.0
+    return torch.cat([top, last], 1).flatten(1)

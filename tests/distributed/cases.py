@@ -99,9 +99,9 @@ def wrapped(kind: type[torch.optim.Optimizer], max_norm: float | None = None, **
     return dp.wrap(module, loss_fn, kind(groups, lr=0.02, **options), max_norm=max_norm)
 
 
-def dreamfusion(scene: str) -> dp.Process:
+def dreamfusion(scene: str, loss: str = "sds", particles: int = 1) -> dp.Process:
     """The real thing, small: a voxel grid that grows, or a hash grid with its occupancy."""
-    from dreamprop.guidance.config import PromptConfig
+    from dreamprop.guidance.config import GuidanceConfig, PromptConfig
     from dreamprop.methods.config import DataConfig, SystemConfig
     from dreamprop.methods.dreamfusion import DreamFusion
     from dreamprop.scenes.config import EncodingConfig, GeometryConfig, RendererConfig  # fmt: skip
@@ -114,8 +114,10 @@ def dreamfusion(scene: str) -> dp.Process:
         geometry=geometry,
         renderer=RendererConfig(num_samples_per_ray=12),
         prompt_processor=PromptConfig(prompt="a red torus"),
+        guidance=GuidanceConfig(loss=loss),
+        num_particles=particles,
     )
-    return DreamFusion(DataConfig(batch_size=1, width=16, height=16), system, max_steps=8)
+    return DreamFusion(DataConfig(batch_size=particles, width=16, height=16), system, max_steps=8)
 
 
 STEP = {"tolerance": 1.0}
@@ -137,6 +139,12 @@ CASES: dict[str, Case] = {
     "wrapped, clipped": (lambda: wrapped(torch.optim.AdamW, max_norm=0.1), 12, {"window": 5, **STEP}, 1),
     "wrapped SGD": (lambda: wrapped(torch.optim.SGD, momentum=0.9), 20, {"window": 8, "tolerance": 2.0}, 2),
     "voxel grid": (lambda: dreamfusion("volume-grid"), 8, {"window": 5, **STEP}, 2),
+    "voxel grids and a LoRA": (
+        lambda: dreamfusion("volume-grid", loss="vsd", particles=2),
+        6,
+        {"window": 4, **STEP},
+        1,
+    ),
     "hash grid": (lambda: dreamfusion("implicit-volume"), 6, {"window": 4, **STEP}, 1),
 }
 

@@ -1,0 +1,93 @@
+"""A guidance by variational score distillation: its second U-Net is a low-rank correction of the first (`lora.py`).
+
+The corrections phi of a state are parameters beside those of its scene. Their gradient is part of the drift, and the
+update applies it once, in order: evaluations that are thrown away leave no trace in them.
+
+Legend: W states, N pictures, those of a state together, C channels of what the U-Net sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dreamprop.guidance.denoiser import to_epsilon
+from dreamprop.guidance.lora import LoRA
+from dreamprop.guidance.protocol import Draw, OwnParameters
+from dreamprop.guidance.score_distillation import ScoreDistillation
+from dreamprop.guidance.vsd import Prediction, denoising_errors, vsd
+from dreamprop.utils.transfer import filled
+
+
+@dataclass(frozen=True)
+class VSD:
+    """A score distillation whose baseline is learnt: a `Guidance` with parameters of its own."""
+
+    base: ScoreDistillation
+    """Model, prompt, draws, schedules, weights and bounds, as all losses have them; whatever its own loss."""
+    lora: LoRA
+    """The corrected copy of the model's U-Net."""
+
+    def init(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Corrections that change nothing yet."""
+        return self.lora.init(generator)
+
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """The corrections, and the embedding of the camera."""
+        return self.lora.groups()
+
+    def draw(self, count: int, step: int, generator: torch.Generator) -> Draw:
+        """The draws of one state: those of the gradient, and others like them for the corrections."""
+        drawn = self.base.draw(count, step, generator)
+        return replace(drawn, training=self.base.draw(count, step, generator))
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Pictures [N, 3, H, V] at the model's resolution."""
+        return self.base.resize(images)
+
+    def gradient(
+        self,
+        images: Tensor,
+        elevation: Tensor,
+        azimuth: Tensor,
+        draw: Draw,
+        steps: Sequence[int],
+        own: OwnParameters | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What to push, and where: `ScoreDistillation.gradient`, with the corrected copy told to its loss."""
+        assert own is not None, "the states hold what guidance has learnt"
+        predict = self._corrected(own, elevation, azimuth)
+
+        def eps(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            a = self.base.model.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+            return to_epsilon(predict(noisy, timesteps), noisy, a, self.base.model.prediction)
+
+        loss = partial(vsd, corrected=eps)
+        return replace(self.base, loss=loss).gradient(images, elevation, azimuth, draw, steps, own)
+
+    def training_loss(
+        self, z: Tensor, elevation: Tensor, azimuth: Tensor, draw: Draw, own: OwnParameters
+    ) -> Tensor | None:
+        """The corrections' own losses, summed over states: each is a mean over pictures z, which are held constant."""
+        assert draw.training is not None, "draws of a step are those of its guidance"
+        model = self.base.model
+        errors = denoising_errors(
+            z.detach(),
+            draw.training,
+            model.alphas_cumprod,
+            model.prediction,
+            corrected=self._corrected(own, elevation, azimuth),
+        )
+        shares = filled([1 / count for count in own.counts for _ in range(count)], errors.device)
+        return (errors * shares).sum()
+
+    def _corrected(self, own: OwnParameters, elevation: Tensor, azimuth: Tensor) -> Prediction:
+        """What the corrected copy predicts, told the prompt and the camera of each of N pictures."""
+        text = self.base.prompt.embeddings(elevation, azimuth).chunk(2)[1]
+        return lambda noisy, timesteps: self.lora.predict(
+            own.params, own.counts, noisy, timesteps, text, own.pose
+        )
