@@ -1,4 +1,4 @@
-"""DreamFusion (arXiv:2209.14988): a radiance field moved by score distillation, as a process.
+"""DreamFusion (arXiv:2209.14988): a scene moved by score distillation, as a process.
 
 A drift renders the pictures of a step, asks the diffusion model which way they should change, and carries that back
 to the parameters. It is written once, for W states: their scenes are rendered together, all pictures go through one
@@ -43,7 +43,7 @@ class DreamFusion(Distillation):
         with torch.enable_grad():
             loss = self._distil(batches, samples)
             for batch in batches:
-                loss = loss + regularize(self.weights, batch.steps, self.field, batch.params, batch.rendered)
+                loss = loss + regularize(self.weights, batch.steps, self.scene, batch.params, batch.rendered)
             return drifts(loss, batches)
 
     def _distil(self, batches: Sequence[Batch], samples: Sequence[StepSample]) -> Tensor:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamprop.methods.config import LossConfig
-from dreamprop.scenes.field import Field, Tensors
-from dreamprop.scenes.volume_rendering import Rendered
+from dreamprop.scenes.field import Tensors
+from dreamprop.scenes.rendered import Rendered
+from dreamprop.scenes.scene import Scene
 from dreamprop.schedule import schedule
 from dreamprop.utils.transfer import filled
 
@@ -48,9 +49,9 @@ def opaque(opacity: Tensor) -> Tensor:
     return F.binary_cross_entropy(bounded, bounded, reduction="none").mean(1)
 
 
-def total_variation(field: Field, params: Tensors) -> Tensor:
+def total_variation(scene: Scene, params: Tensors) -> Tensor:
     """Mean squared difference [W] between neighbours of a grid (as Plenoxels, arXiv:2112.05131)."""
-    return field.total_variation(params)
+    return scene.total_variation(params)
 
 
 def weights(config: LossConfig) -> dict[str, Weight]:
@@ -60,14 +61,14 @@ def weights(config: LossConfig) -> dict[str, Weight]:
 
 
 def regularize(
-    weights: Mapping[str, Weight], steps: Sequence[int], field: Field, params: Tensors, rendered: Rendered
+    weights: Mapping[str, Weight], steps: Sequence[int], scene: Scene, params: Tensors, rendered: Rendered
 ) -> Tensor:
     """The weighted sum of all losses here over W states; one whose weights are all 0 is not evaluated.
 
     Args:
         weights: by name of the loss.
         steps: W, those of the states.
-        field: what the parameters mean.
+        scene: what the parameters mean.
         params: [W, ...] by name.
         rendered: what they show.
     """
@@ -76,7 +77,7 @@ def regularize(
         "orient": lambda: orient(rendered),
         "sparsity": lambda: sparsity(opacity),
         "opaque": lambda: opaque(opacity),
-        "tv": lambda: total_variation(field, params),
+        "tv": lambda: total_variation(scene, params),
     }
     total = opacity.new_zeros(())
     for name, loss in losses.items():

@@ -17,9 +17,10 @@ from dreamprop.methods.regularizers import Weight
 from dreamprop.methods.step_sample import StepSample
 from dreamprop.scenes import background, cameras
 from dreamprop.scenes.config import SOLID_COLOR
-from dreamprop.scenes.field import Field, Tensors, stack
+from dreamprop.scenes.field import Tensors, stack
+from dreamprop.scenes.rendered import Rendered
+from dreamprop.scenes.scene import Scene
 from dreamprop.scenes.shading import Shading
-from dreamprop.scenes.volume_rendering import Rendered, render
 from dreamprop.state import Drift, State
 from dreamprop.utils.transfer import filled
 
@@ -51,8 +52,8 @@ class StepRenderer:
 
     Args:
         data: where cameras and lights may be.
-        system: background, material and renderer.
-        field: what the parameters mean.
+        system: background and material.
+        scene: what the parameters mean.
         resize: brings pictures to the resolution that guidance takes.
         orient: weight by step of the penalty on normals, which are rendered where it is above 0.
         device: of the states and of what their steps drew.
@@ -62,12 +63,12 @@ class StepRenderer:
         self,
         data: DataConfig,
         system: SystemConfig,
-        field: Field,
+        scene: Scene,
         resize: Callable[[Tensor], Tensor],
         orient: Weight,
         device: torch.device,
     ) -> None:
-        self.system, self.field, self.resize, self.orient = system, field, resize, orient
+        self.system, self.scene, self.resize, self.orient = system, scene, resize, orient
         # brought to the device once
         self.ambient = torch.tensor(system.material.ambient_light_color, device=device)
         self.diffuse = torch.tensor(system.material.diffuse_light_color, device=device)
@@ -109,7 +110,7 @@ class StepRenderer:
             return list(alike.values())
         parts = []
         for places in alike.values():
-            per_state = math.prod(samples[places[0]].size) * self.system.renderer.num_samples_per_ray
+            per_state = math.prod(samples[places[0]].size) * self.scene.cost(final=False)
             size = max(1, CACHE // per_state)
             parts += [places[i : i + size] for i in range(0, len(places), size)]
         return parts
@@ -131,16 +132,13 @@ class StepRenderer:
             torch.stack([s.normal for s in samples]),
             self.ranges,
         )
-        rendered = render(
-            self.field,
+        rendered = self.scene.render(
             params,
             buffers,
             view,
             height,
             width,
             torch.stack([s.shift for s in samples]),
-            samples=self.system.renderer.num_samples_per_ray,
-            prune_alpha=self.system.renderer.prune_alpha,
             shading=self._shading(view.light, samples) if samples[0].shaded else None,
             orientation=self.orient(steps[0]) > 0,
         )
@@ -159,7 +157,8 @@ class StepRenderer:
 
 
 def drifts(loss: Tensor, batches: Sequence[Batch]) -> list[Drift]:
-    """The gradients of a loss with respect to the parameters of every state, in one backward pass.
+    """The gradients of a loss with respect to the parameters of every state, in one backward pass, and what the
+    updates are told besides.
 
     Args:
         loss: a sum over the states, so that each one's parameters see their own part of it alone.
@@ -168,10 +167,16 @@ def drifts(loss: Tensor, batches: Sequence[Batch]) -> list[Drift]:
     Returns:
         As many drifts as there are states, in the order of their places.
     """
-    found = iter(torch.autograd.grad(loss, [p for batch in batches for p in batch.params.values()]))
+    watched = [batch.rendered.watched for batch in batches]
+    wanted = [p for batch in batches for p in batch.params.values()]
+    wanted += [quantity.value for quantity in watched if quantity is not None]
+    found = iter(torch.autograd.grad(loss, wanted))
+    stacked = [{name: next(found).contiguous() for name in batch.params} for batch in batches]
     by_place: dict[int, Drift] = {}
-    for batch in batches:
-        stacked = {name: next(found).contiguous() for name in batch.params}
+    for batch, grads, quantity in zip(batches, stacked, watched, strict=True):
+        told = {} if quantity is None else quantity.told(next(found))
         for row, place in enumerate(batch.places):
-            by_place[place] = Drift({name: g[row] for name, g in stacked.items()})
+            by_place[place] = Drift(
+                {name: g[row] for name, g in grads.items()}, {name: t[row] for name, t in told.items()}
+            )
     return [by_place[place] for place in sorted(by_place)]

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from dreamprop import prior
 from dreamprop.config import loader as configs
 from dreamprop.config.validate import choose
-from dreamprop.methods.config import DataConfig, SystemConfig
+from dreamprop.methods.config import DataConfig, DreamGaussianConfig, SystemConfig
 from dreamprop.runs import directory as folders
 from dreamprop.runs.config import ExperimentConfig
 from dreamprop.utils.device import device_of
@@ -37,7 +37,16 @@ def _dreamfusion(*args: Any, **options: Any) -> Any:
     return DreamFusion(*args, **options)
 
 
-METHODS = {"dreamfusion-system": Method("dreamfusion", _dreamfusion, DataConfig, SystemConfig)}
+def _dreamgaussian(*args: Any, **options: Any) -> Any:
+    from dreamprop.methods.dreamgaussian import DreamGaussian
+
+    return DreamGaussian(*args, **options)
+
+
+METHODS = {
+    "dreamfusion-system": Method("dreamfusion", _dreamfusion, DataConfig, SystemConfig),
+    "dreamgaussian-system": Method("dreamgaussian", _dreamgaussian, DataConfig, DreamGaussianConfig),
+}
 """The methods by `system_type`."""
 
 

@@ -59,7 +59,7 @@ def show(process: dreamfusion.DreamFusion, state: State) -> Shown:
     wanted = process.guidance.target(torch.full_like(azimuth, 15.0), azimuth, SIDE)  # type: ignore[attr-defined]
     renderer = process.system.renderer
     density = prune_density(renderer.prune_alpha, process.bound)
-    occupied = process.field.occupancy_mask(stack([state.params]), stack([state.buffers]), density)
+    occupied = process.scene.field.occupancy_mask(stack([state.params]), stack([state.buffers]), density)
     assert occupied is not None and not occupied.all()
     return Shown(views, float((views - wanted).square().mean()), {"occupied": int(occupied.sum())})
 
