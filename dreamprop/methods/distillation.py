@@ -158,6 +158,10 @@ class Distillation(Process):
         device = next(iter(state.params.values())).device
         return self.scene.density_and_color(stack([state.params]), points.to(device))
 
+    def splats(self, state: State) -> Mapping[str, Tensor] | None:
+        """The columns of a file of Gaussians, by name; None where the scene is none of Gaussians."""
+        return self.scene.splats(state.params)
+
     def _around(
         self, state: State, num_views: int, width: int, height: int, elevation: float
     ) -> Iterator[Rendered]:

@@ -7,14 +7,8 @@ The paper's second stage, which paints a mesh, is not a part of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from dreamprop.methods.dreamfusion import DreamFusion
-from dreamprop.scenes.gaussians.scene import Gaussians
-from dreamprop.state import State
 
 
 class DreamGaussian(DreamFusion):
-    """Score distillation of 3D Gaussians."""
+    """Score distillation of 3D Gaussians: `DreamFusion` with the scene of `DreamGaussianConfig`."""

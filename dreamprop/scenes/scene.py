@@ -98,6 +98,10 @@ class Scene(Protocol):
         """Density [P], in 1 / length, and colour [P, 3] in [0, 1] of one state (W = 1) at points [P, 3]."""
         ...
 
+    def splats(self, params: Tensors) -> Mapping[str, Tensor] | None:
+        """The columns [N] of a file of N Gaussians, by name, for the parameters of one state; None: there are none."""
+        ...
+
     def total_variation(self, params: Tensors) -> Tensor:
         """Mean squared difference [W] between neighbours of a grid."""
         ...

@@ -111,6 +111,9 @@ class Volume:
             color.append(found.color[0])
         return torch.cat(density), torch.cat(color)
 
+    def splats(self, params: Tensors) -> None:
+        """None: a field holds no Gaussians."""
+
     def total_variation(self, params: Tensors) -> Tensor:
         """Mean squared difference [W] between neighbours of the field's grid."""
         return self.field.total_variation(params)

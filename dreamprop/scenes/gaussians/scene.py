@@ -16,6 +16,7 @@ from dreamprop.rng import generator as step_generator
 from dreamprop.scenes.cameras import Cameras
 from dreamprop.scenes.field import Tensors
 from dreamprop.scenes.gaussians import density, density_control, spherical_harmonics
+from dreamprop.scenes.gaussians.columns import columns
 from dreamprop.scenes.gaussians.config import GaussiansConfig
 from dreamprop.scenes.gaussians.density_control import ScreenSpace
 from dreamprop.scenes.gaussians.names import (
@@ -150,6 +151,10 @@ class Gaussians:
             color,
             points,
         )
+
+    def splats(self, params: Tensors) -> Mapping[str, Tensor]:
+        """The columns of `splats.ply`."""
+        return columns(params)
 
     def total_variation(self, params: Tensors) -> Tensor:
         """Nothing: there is no grid."""

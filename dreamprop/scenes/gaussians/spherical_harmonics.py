@@ -19,10 +19,9 @@ C0 = 0.5 / math.sqrt(math.pi)
 def basis(directions: Tensor, degree: int) -> Tensor:
     """The real spherical harmonics [..., K] at unit directions [..., 3], orthonormal on the sphere.
 
-        Y_l^m = (-1)^m sqrt(2) N_lm P_l^|m|(z) {cos m phi, sin |m| phi},  l <= 3, in the order of (l, m)
+        Y_l^m = sqrt(2) N_lm P_l^|m|(z) {sin |m| phi for m < 0, cos m phi for m > 0},  l <= 3, by (l, m)
 
-    with the Condon-Shortley phase in P, which is the sign that 3D Gaussian Splatting and its viewers use
-    (arXiv:2308.04079; the signs of odd m differ from those of chemistry's table of real harmonics).
+    with the Condon-Shortley phase in P: the signs of 3D Gaussian Splatting and of its viewers (arXiv:2308.04079).
     """
     x, y, z = directions.unbind(-1)
     pi = math.pi
