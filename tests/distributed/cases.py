@@ -117,6 +117,13 @@ def dreamfusion(scene: str) -> dp.Process:
     return DreamFusion(DataConfig(batch_size=1, width=16, height=16), system, max_steps=8)
 
 
+def dreamgaussian() -> dp.Process:
+    """Gaussians that are cloned, split, pruned and lowered, and seen at more pixels on the way."""
+    from tests.methods.small_dreamgaussian import make
+
+    return make("embedded", max_points=120, densify_grad_threshold=0.15, min_opacity=0.093)
+
+
 STEP = {"tolerance": 1.0}
 PAPER = {"error_rule": "paper", "threshold": 2000.0}
 
@@ -135,6 +142,7 @@ CASES: dict[str, Case] = {
     "wrapped SGD": (lambda: wrapped(torch.optim.SGD, momentum=0.9), 20, {"window": 8, "tolerance": 2.0}, 2),
     "voxel grid": (lambda: dreamfusion("volume-grid"), 8, {"window": 5, **STEP}, 2),
     "hash grid": (lambda: dreamfusion("implicit-volume"), 6, {"window": 4, **STEP}, 1),
+    "Gaussians": (dreamgaussian, 10, {"window": 4, **STEP}, 1),
 }
 
 WAYS = ("replicated", "sharded")

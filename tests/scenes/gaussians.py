@@ -15,7 +15,9 @@ Scene = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Middles [W, N, 3], rotations [W, N, 4], scales [W, N, 3], opacities [W, N] and coefficients [W, N, K, 3]."""
 
 
-def scattered(states: int, count: int, degree: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Scene:
+def scattered(
+    states: int, count: int, degree: int, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> Scene:
     """Random Gaussians of all shapes."""
     g = torch.Generator().manual_seed(seed)
     return (
@@ -27,10 +29,14 @@ def scattered(states: int, count: int, degree: int, dtype: torch.dtype = torch.f
     )
 
 
-def around(states: int, batch: int, size: tuple[int, int], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def around(
+    states: int, batch: int, size: tuple[int, int], dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
     """`batch` cameras for each state, as matrices."""
     azimuth = torch.arange(states * batch, dtype=dtype) * 73.0
-    seen = cameras.orbit(azimuth * 0.1, azimuth, torch.full_like(azimuth, 2.4), torch.full_like(azimuth, 45.0))
+    seen = cameras.orbit(
+        azimuth * 0.1, azimuth, torch.full_like(azimuth, 2.4), torch.full_like(azimuth, 45.0)
+    )
     width, height = size
     views, ks = matrices(seen, height, width)
     return views.unflatten(0, (states, batch)), ks.unflatten(0, (states, batch))
@@ -56,7 +62,9 @@ def dense(scene: Scene, views: Tensor, ks: Tensor, width: int, height: int) -> t
                 alpha = (opacities[w, n] * seen.compensation[w, b, n] * torch.exp(-exponent)).clamp(max=0.999)
                 alpha = torch.where(alpha >= 1 / 255, alpha, 0)
                 towards = F.normalize(means[w, n] - place, dim=0)
-                color = color + (left * alpha)[..., None] * spherical_harmonics.color(coefficients[w, n], towards)
+                color = color + (left * alpha)[..., None] * spherical_harmonics.color(
+                    coefficients[w, n], towards
+                )
                 left = left * (1 - alpha)
             colors.append(color.permute(2, 0, 1))
             alphas.append(1 - left[None])

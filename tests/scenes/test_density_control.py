@@ -15,11 +15,22 @@ from dreamprop.rng import generator
 from dreamprop.runs.artifacts.splats import ply
 from dreamprop.scenes.gaussians.config import GaussiansConfig
 from dreamprop.scenes.gaussians.density_control import ScreenSpace, count, counters, densify, reset_opacity
-from dreamprop.scenes.gaussians.names import FEATURES_DC, GRADIENT, OPACITY, RADIUS, ROTATION, SCALING, SEEN, XYZ
+from dreamprop.scenes.gaussians.names import (
+    FEATURES_DC,
+    GRADIENT,
+    OPACITY,
+    RADIUS,
+    ROTATION,
+    SCALING,
+    SEEN,
+    XYZ,
+)
 from dreamprop.scenes.gaussians.scene import Gaussians
 from dreamprop.state import State
 
-CONFIG = GaussiansConfig(num_points=6, densify_grad_threshold=1.0, split_scale=0.1, min_opacity=0.05, max_scale=0.5)
+CONFIG = GaussiansConfig(
+    num_points=6, densify_grad_threshold=1.0, split_scale=0.1, min_opacity=0.05, max_scale=0.5
+)
 
 
 def six() -> State:
@@ -67,7 +78,9 @@ def test_parts_are_drawn_from_what_was_split_by_the_step_and_the_seed() -> None:
 def test_there_are_no_more_than_allowed_and_the_hardest_pulled_come_first() -> None:
     now = after(six(), GaussiansConfig(**{**vars(CONFIG), "max_points": 4}))
     assert len(now.params[XYZ]) == 4
-    assert torch.allclose(now.params[SCALING][2:].exp(), torch.tensor(0.2 / 1.6))  # split: pulled by 3, not by 2
+    assert torch.allclose(
+        now.params[SCALING][2:].exp(), torch.tensor(0.2 / 1.6)
+    )  # split: pulled by 3, not by 2
     few = after(six(), GaussiansConfig(**{**vars(CONFIG), "max_points": 2}))
     assert torch.equal(few.params[SCALING], six().params[SCALING][:3])  # none is added, and none taken for it
 

@@ -36,7 +36,9 @@ def test_harmonics_are_those_of_scipy() -> None:
 
 
 def test_matrices_put_points_where_cameras_see_them() -> None:
-    seen = cameras.place(*(t[None] for t in cameras.draw(4, torch.Generator().manual_seed(0))), cameras.Ranges())
+    seen = cameras.place(
+        *(t[None] for t in cameras.draw(4, torch.Generator().manual_seed(0))), cameras.Ranges()
+    )
     points = torch.randn(20, 3, generator=torch.Generator().manual_seed(1)) * 0.2
     views, ks = matrices(seen, 30, 40)
     local = torch.cat([points, torch.ones(20, 1)], 1) @ views.transpose(1, 2)
@@ -68,7 +70,9 @@ def test_a_single_gaussian_is_a_bell_with_the_blur_of_a_pixel() -> None:
     alpha = 0.7 * variance / (variance + BLUR) * torch.exp(-square / (2 * (variance + BLUR)))
     alpha = torch.where(alpha >= 1 / 255, alpha, 0)
     assert torch.allclose(seen.opacity[0, 0], alpha, atol=1e-12)
-    assert torch.allclose(seen.color[0], alpha * torch.tensor([0.2, 0.4, 0.8])[:, None, None].double(), atol=1e-12)
+    assert torch.allclose(
+        seen.color[0], alpha * torch.tensor([0.2, 0.4, 0.8])[:, None, None].double(), atol=1e-12
+    )
     assert torch.allclose(seen.means, torch.full((1, 1, 1, 2), 20.5, dtype=torch.float64))
     reach = math.sqrt(2 * math.log(255 * float(alpha.max())) * (variance + BLUR))
     assert seen.radii.item() == math.ceil(reach)
@@ -146,7 +150,10 @@ def test_a_density_hides_what_its_pictures_hide() -> None:
     """Along a ray through the middle of a round Gaussian it integrates to -log(1 - opacity)."""
     scene = Gaussians(GaussiansConfig(num_points=1))
     params, _ = scene.init(torch.Generator().manual_seed(0))
-    params |= {"geometry.scaling": torch.full((1, 3), math.log(0.07)), "geometry.xyz": torch.tensor([[0.1, 0, -0.2]])}
+    params |= {
+        "geometry.scaling": torch.full((1, 3), math.log(0.07)),
+        "geometry.xyz": torch.tensor([[0.1, 0, -0.2]]),
+    }
     params["geometry.opacity"] = torch.tensor([[0.6]]).logit()
     line = torch.linspace(-0.5, 0.5, 2001)
     points = torch.tensor([0.1, 0, -0.2]) + line[:, None] * F.normalize(torch.tensor([1.0, 2, 2]), dim=0)
@@ -159,7 +166,8 @@ def test_a_density_hides_what_its_pictures_hide() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(
-    not torch.cuda.is_available() or find_spec("gsplat") is None, reason="needs a GPU and dreamprop[gaussians]"
+    not torch.cuda.is_available() or find_spec("gsplat") is None,
+    reason="needs a GPU and dreamprop[gaussians]",
 )
 @pytest.mark.parametrize("degree", [0, 3])
 def test_gsplat_sees_the_same(degree: int) -> None:
@@ -169,7 +177,11 @@ def test_gsplat_sees_the_same(degree: int) -> None:
     views, ks = (t.to(device) for t in around(2, 2, (48, 40), torch.float32))
     assert choose(device) is splat_with_gsplat
     ours, theirs = splat(*scene, views, ks, 48, 40), splat_with_gsplat(*scene, views, ks, 48, 40)
-    for one, other in ((ours.color, theirs.color), (ours.opacity, theirs.opacity), (ours.means, theirs.means)):
+    for one, other in (
+        (ours.color, theirs.color),
+        (ours.opacity, theirs.opacity),
+        (ours.means, theirs.means),
+    ):
         assert one.shape == other.shape and (one - other).abs().max() < 2e-3
     assert torch.equal(ours.radii > 0, theirs.radii > 0)
     asked = torch.randn_like(ours.color)
