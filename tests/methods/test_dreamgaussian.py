@@ -1,4 +1,4 @@
-"""DreamGaussian as a process: pure, counted from accepted drifts alone, and exact over all that becomes of Gaussians."""
+"""DreamGaussian as a process: pure, counted from accepted drifts alone, exact over all that becomes of Gaussians."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_tolerance_zero_equals_the_sequential_run(folder: Path, run: list[State]
 
 
 def test_counts_are_those_of_the_accepted_drifts_and_hold_nothing_up(folder: Path) -> None:
-    """With a tolerance: what was counted over rounds is what the accepted drifts told, and rejected ones left no trace."""
+    """With a tolerance: what was counted is what the accepted drifts told, and rejected ones left no trace."""
     process = make(folder, densify_from=10, densify_until=10, opacity_reset_interval=0)
     rolled: list[dict[str, torch.Tensor]] = []
     accepted: list[dict[str, torch.Tensor]] = []

@@ -1,4 +1,4 @@
-"""Gaussians that are cloned, split, pruned and lowered: one index map for parameters and moments, and what is counted."""
+"""Gaussians that are cloned, split, pruned and lowered: one index map of parameters and moments; what is counted."""
 
 from __future__ import annotations
 

@@ -25,8 +25,6 @@ from torch.autograd.function import once_differentiable
 
 ALPHA_LEAST, ALPHA_MOST = 1 / 255, 0.999
 """A shadow is left out where it is fainter, and nowhere hides more."""
-PAIRS = 1 << 21
-"""Pairs that are worked on together on a CPU, about: beyond this, temporaries leave the cache."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +98,9 @@ class _Rasterize(torch.autograd.Function):
         shadow = pairs.shadow.index_select(0, pairs.span)
         flat = colors.flatten(0, 1)
         channels = [
-            torch.zeros_like(flat[:, 0])
-            .resize_(count)
-            .zero_()
-            .index_add_(0, pairs.pixel, flat[:, i].contiguous().index_select(0, shadow) * weight)
+            flat.new_zeros(count).index_add_(
+                0, pairs.pixel, flat[:, i].contiguous().index_select(0, shadow) * weight
+            )
             for i in range(3)
         ]
         opacity = weight.new_zeros(count).index_add_(0, pairs.pixel, weight)
