@@ -211,7 +211,7 @@ def _alpha(pairs: _Pairs, conics: Tensor, opacities: Tensor) -> tuple[Tensor, Te
 def _transmittance(pairs: _Pairs, alpha: Tensor, count: int) -> Tensor:
     """T [M]: what comes through all nearer shadows of the pixel."""
     passed = torch.log1p(-alpha).double().index_select(0, pairs.order)
-    before = passed.cumsum(0) - passed
+    before = _running_sum(passed) - passed
     pixels = torch.bincount(pairs.pixel, minlength=count)
     firsts = (pixels.cumsum(0) - pixels).clamp(max=max(len(passed) - 1, 0))
     start = before.index_select(0, firsts) if len(passed) else before.new_zeros(count)
@@ -222,9 +222,27 @@ def _transmittance(pairs: _Pairs, alpha: Tensor, count: int) -> Tensor:
 def _behind(pairs: _Pairs, values: Tensor, count: int) -> Tensor:
     """[M] the sum of values over all farther shadows of the pixel."""
     listed = values.double().index_select(0, pairs.order)
-    until = listed.cumsum(0)
+    until = _running_sum(listed)
     pixels = torch.bincount(pairs.pixel, minlength=count)
     lasts = (pixels.cumsum(0) - 1).clamp(min=0)
     end = until.index_select(0, lasts) if len(listed) else until.new_zeros(count)
     found = end.index_select(0, pairs.pixel.index_select(0, pairs.order)) - until
     return torch.empty_like(values).scatter_(0, pairs.order, found.to(values.dtype))
+
+
+def _running_sum(values: Tensor) -> Tensor:
+    """Sums [M] up to each value: in any order on CUDA, unless deterministic algorithms are asked for."""
+    if values.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return fixed_point_sum(values)
+    return values.cumsum(0)
+
+
+def fixed_point_sum(values: Tensor) -> Tensor:
+    """The same by whole numbers, whose sums are exact in any order; PyTorch has no other of that kind on CUDA.
+
+    Each value is rounded to 2^-36 of the largest, which leaves room for 2^26 of them.
+    """
+    if not len(values):
+        return values
+    unit = values.abs().amax().clamp(min=1e-300) * 2.0**-36
+    return (values / unit).round().long().cumsum(0) * unit

@@ -56,7 +56,13 @@ def splat_with_gsplat(
 
 
 def choose(device: torch.device) -> Splat:
-    """What makes pictures on a device: gsplat on CUDA where it is installed, else plain PyTorch."""
-    if device.type == "cuda" and find_spec("gsplat") is not None:
+    """What makes pictures on a device: gsplat on CUDA where it is installed, else plain PyTorch.
+
+    gsplat's gradients are sums in any order, which PyTorch knows nothing of: where deterministic algorithms are asked
+    for, it is left out.
+    """
+    if torch.are_deterministic_algorithms_enabled() or device.type != "cuda":
+        return splat
+    if find_spec("gsplat") is not None:
         return splat_with_gsplat
     return splat
