@@ -7,6 +7,7 @@ A *schedule* is a number or `[start_step, start_value, end_value, end_step]` (li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -25,6 +26,7 @@ from dreamprop.optim import OPTIMIZERS
 from dreamprop.optim.options import check_options
 from dreamprop.scenes.config import (
     BACKGROUNDS,
+    GAUSSIAN_SPLATTING,
     GEOMETRIES,
     RANDOM_COLOR,
     VOLUME_GRID,
@@ -123,11 +125,13 @@ class OptimizerConfig:
     name: str = "Adam"
     args: dict[str, Any] = field(default_factory=lambda: {"betas": [0.9, 0.99], "eps": 1e-15})
     """Its settings, null for those to leave out; `lr` may be a schedule and is by default 0.15 for a volume-grid, 0.01
-    for an implicit-volume."""
+    for an implicit-volume, and one for each group of a gaussian-splatting."""
     params: dict[str, Any] = field(default_factory=dict)
     """What differs by group, `{geometry.density: {lr: 0.05}}`: the groups are `geometry.density` and
     `geometry.color` of a volume-grid, `geometry.encoding` and `geometry.network` of an implicit-volume, and
-    `guidance.lora` and `guidance.camera` of the loss `vsd`, whose `lr` is by default 0.0001."""
+    `geometry.xyz`, `.features_dc`, `.features_rest` (where `sh_degree` is above 0), `.opacity`, `.scaling` and
+    `.rotation` of a gaussian-splatting; and `guidance.lora` and `guidance.camera` of the loss `vsd`, whose `lr` is by
+    default 0.0001."""
 
     def __post_init__(self) -> None:
         check_name("system.optimizer.name", self.name, tuple(OPTIMIZERS))
@@ -142,7 +146,8 @@ class SystemConfig:
     """Scenes that are distilled together, over which the pictures of a step are spread evenly (arXiv:2305.16213); what
     a run shows and exports is the first."""
     geometry_type: str = VOLUME_GRID
-    """`volume-grid` (a voxel grid, fast on CPUs) or `implicit-volume` (a hash grid and a small network)."""
+    """`volume-grid` (a voxel grid, fast on CPUs), `implicit-volume` (a hash grid and a small network) or
+    `gaussian-splatting` (3D Gaussians)."""
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
     material: MaterialConfig = field(default_factory=MaterialConfig)
     background_type: str = RANDOM_COLOR
@@ -161,6 +166,23 @@ class SystemConfig:
         check_name("system.geometry_type", self.geometry_type, GEOMETRIES)
         check_name("system.background_type", self.background_type, BACKGROUNDS)
         check_name("system.guidance_type", self.guidance_type, GUIDANCES)
+        if self.geometry_type == GAUSSIAN_SPLATTING:
+            self._check_gaussians()
+
+    def _check_gaussians(self) -> None:
+        """See that nothing is asked of Gaussians that they have not: normals, and neighbours on a grid."""
+        for name in ("lambda_orient", "lambda_tv"):
+            value = getattr(self.loss, name)
+            if any(value if isinstance(value, Sequence) else [value]):
+                rule = f"be 0 with {GAUSSIAN_SPLATTING}, which has neither normals nor a grid"
+                refuse(f"system.loss.{name}", rule, value, "use 0")
+        default = MaterialConfig.ambient_only_steps
+        if self.material.ambient_only_steps != default:
+            rule = f"be {default} with {GAUSSIAN_SPLATTING}, which has no normals to be lit by"
+            refuse("system.material.ambient_only_steps", rule, self.material.ambient_only_steps, "drop it")
+        if self.num_particles > 1:
+            rule = f"be 1 with {GAUSSIAN_SPLATTING}, whose particles would come to different sizes"
+            refuse("system.num_particles", rule, self.num_particles, "use 1")
 
 
 @dataclass(frozen=True)
@@ -168,3 +190,10 @@ class ProlificDreamerConfig(SystemConfig):
     """ProlificDreamer (arXiv:2305.16213): the parts of DreamFusion, distilled by `vsd` with its usual scale."""
 
     guidance: GuidanceConfig = field(default_factory=lambda: GuidanceConfig(loss="vsd", guidance_scale=7.5))
+
+
+@dataclass(frozen=True)
+class DreamGaussianConfig(SystemConfig):
+    """The parts of a distillation whose scene is 3D Gaussians unless it is told otherwise."""
+
+    geometry_type: str = GAUSSIAN_SPLATTING

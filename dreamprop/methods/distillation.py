@@ -1,7 +1,7 @@
 """What every distillation shares: a scene moved by an optimiser along what a diffusion model makes of its pictures.
 
 A method adds what a gradient is: it subclasses `Distillation` and writes `evaluate`, the drifts of W states from the
-pictures that `StepRenderer` makes of them. The scene is a `Field`, the diffusion model a `Guidance`: neither is known
+pictures that `StepRenderer` makes of them. The scene is a `Scene`, the diffusion model a `Guidance`: neither is known
 by more than its interface.
 
 Legend: W states, H and V pixels down and across.
@@ -17,24 +17,25 @@ from torch import Tensor
 from dreamprop.guidance.factory import make_guidance
 from dreamprop.methods import views
 from dreamprop.methods.config import DataConfig, SystemConfig, check_shares
-from dreamprop.methods.factory import make_field, make_optimizer
+from dreamprop.methods.factory import make_optimizer, make_scene
 from dreamprop.methods.regularizers import weights
 from dreamprop.methods.rendering import StepRenderer
+from dreamprop.optim.moments import MomentKey
 from dreamprop.process import Group, Process
 from dreamprop.rng import generator
-from dreamprop.scenes.field import Tensors
-from dreamprop.scenes.particles import Particles
-from dreamprop.scenes.volume_rendering import Rendered
+from dreamprop.scenes.field import Tensors, stack
+from dreamprop.scenes.rendered import Rendered
+from dreamprop.scenes.scene import own
 from dreamprop.state import Drift, State
 from dreamprop.utils.cpu_threads import over_cores, split_over_cores
 
 
 class Distillation(Process):
-    """A radiance field moved by what a diffusion model makes of its pictures, as a process.
+    """A scene moved by what a diffusion model makes of its pictures, as a process.
 
     Args:
         data: pictures and cameras of a step.
-        system: field, renderer, prompt, guidance, losses and optimiser.
+        system: scene, renderer, prompt, guidance, losses and optimiser.
         seed: of every draw.
         max_steps: how long the chain is meant to be; changes of size beyond it are not announced.
         device: of parameters and model.
@@ -56,37 +57,34 @@ class Distillation(Process):
         self.data, self.system, self.seed = data, system, seed
         self.device = torch.device(device)
         check_shares(data.batch_size, system.num_particles)
-        self.field = make_field(system)
-        self.particles = Particles(self.field, system.num_particles)
+        self.scene = make_scene(system)
         self.guidance = make_guidance(system.guidance, system.prompt_processor, self.device)
-        groups = {**self.field.groups(), **self.guidance.groups()}
+        groups = {**self.scene.groups(), **self.guidance.groups()}
         self.optimizer = make_optimizer(system.optimizer, system.geometry_type, groups)
         self.weights = weights(system.loss)
         """By step, of every loss."""
         self.renderer = StepRenderer(
-            data, system, self.particles, self.guidance.resize, self.weights["orient"], self.device
+            data, system, self.scene, self.guidance.resize, self.weights["orient"], self.device
         )
-        side, milestones = system.geometry.side, system.geometry.resolution_milestones
-        grows = [t for t in milestones if t < max_steps and side(t) != side(t - 1)]
-        self._boundaries = frozenset(grows if self.field.grows else ())
+        self._boundaries = self.scene.boundaries(max_steps)
 
     @property
     def boundaries(self) -> Collection[int]:  # type: ignore[override]
-        """The steps at which the field grows."""
+        """The steps at which the scene changes its size."""
         return self._boundaries
 
     @property
     def bound(self) -> float:
         """Half the side of the cube around the scene."""
-        return self.field.radius
+        return self.scene.radius
 
     def groups(self, step: int) -> Mapping[str, Group]:
         """The optimiser's parameter groups with their learning rates."""
         return self.optimizer.groups(step)
 
     def init(self) -> State:
-        """The state that enters step 0: the field's own start, a grey blob; what guidance learns; moments of zero."""
-        params, buffers = self.particles.init(generator(self.seed, 0, "init"))
+        """The state that enters step 0: the scene's own start, what guidance learns, and moments of zero."""
+        params, buffers = self.scene.init(generator(self.seed, 0, "init"))
         params |= self.guidance.init(generator(self.seed, 0, "init guidance"))
         params = {name: t.to(self.device) for name, t in params.items()}
         buffers = {name: t.to(self.device) for name, t in buffers.items()}
@@ -109,9 +107,10 @@ class Distillation(Process):
         raise NotImplementedError(f"{type(self).__name__} must define evaluate(states)")
 
     def update(self, state: State, drift: Drift) -> State:
-        """One step of the optimiser; then what a new step brings: a larger grid, a fresher occupancy."""
+        """One step of the optimiser; then what a new step brings: a larger grid, a fresher occupancy, more splats."""
         params, moments = self.optimizer.update(state.params, state.moments, drift.grads, state.step)
-        return self._enter(params, moments, state.buffers, state.step + 1)
+        buffers = self.scene.gather(state.buffers, drift.aux, state.step)
+        return self._enter(params, moments, buffers, state.step + 1)
 
     def predict(self, state: State) -> State:
         """One step of the optimiser along its momentum, and what a new step brings."""
@@ -124,13 +123,20 @@ class Distillation(Process):
             state.params, self.optimizer.skip_update(state.moments), state.buffers, state.step + 1
         )
 
+    @property
+    def predictive(self) -> bool:
+        """Whether a prediction knows the sizes behind a boundary."""
+        return self.scene.known_sizes
+
+    def buffer_distance(self, name: str, rolled_out: Tensor, guessed: Tensor) -> Tensor:
+        """How far two buffers differ, relative to their size: not at all where no drift reads them."""
+        if name in self.scene.unread:
+            return torch.zeros((), device=rolled_out.device)
+        return super().buffer_distance(name, rolled_out, guessed)
+
     def elementwise(self, step: int) -> bool:
         """Whether nothing but the optimiser acts on the way into a step: no growth, no fresh occupancy."""
-        return (
-            self.optimizer.elementwise
-            and step not in self._boundaries
-            and not self.field.updates_occupancy(step)
-        )
+        return self.optimizer.elementwise and self.scene.elementwise(step)
 
     @torch.no_grad()
     def render_views(
@@ -155,32 +161,29 @@ class Distillation(Process):
 
     def density_and_color(self, state: State, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density [P], in 1 / length, and colour [P, 3] in [0, 1] at points [P, 3]; nothing is outside the ball."""
-        return views.density_and_color(self.field, self._first(state), points)
+        device = next(iter(state.params.values())).device
+        return self.scene.density_and_color(stack([own(self.scene, state.params)]), points.to(device))
+
+    def splats(self, state: State) -> Mapping[str, Tensor] | None:
+        """The columns of a file of Gaussians, by name; None where the scene is none of Gaussians."""
+        return self.scene.splats(own(self.scene, state.params))
 
     def _around(
         self, state: State, num_views: int, width: int, height: int, elevation: float
     ) -> Iterator[Rendered]:
         return views.around(
-            self.field,
-            self._first(state),
+            self.scene,
+            state,
             self.data,
-            self.system.renderer,
             num_views=num_views,
             width=width,
             height=height,
             elevation=elevation,
         )
 
-    def _first(self, state: State) -> State:
-        """A state as that of its first particle alone, which is what pictures and meshes show."""
-        params, buffers = self.particles.own(state.params), state.buffers
-        return State(self.particles.particle(params, 0), {}, self.particles.particle(buffers, 0), state.step)
-
     def _enter(self, params: Tensors, moments: Tensors, buffers: Tensors, step: int) -> State:
         """The state that enters a step: a pure function of what the step before left."""
-        if step in self._boundaries:
-            params, moments = self.particles.grow(params, moments, self.system.geometry.side(step))
-        buffers = self.particles.update_occupancy(
-            params, buffers, step, generator(self.seed, step, "occupancy")
-        )
-        return State(params, moments, buffers, step)
+        mine = own(self.scene, params)
+        belong = {key: m for key, m in moments.items() if MomentKey.parse(key).parameter in mine}
+        entered, remembered, buffers = self.scene.enter(mine, belong, buffers, step, self.seed)
+        return State({**params, **entered}, {**moments, **remembered}, buffers, step)

@@ -1,4 +1,4 @@
-"""DreamFusion (arXiv:2209.14988): a radiance field moved by score distillation, as a process.
+"""DreamFusion (arXiv:2209.14988): a scene moved by score distillation, as a process.
 
 A drift renders the pictures of a step, asks the diffusion model which way they should change, and carries that back
 to the parameters. It is written once, for W states: their scenes are rendered together, all pictures go through one
@@ -44,9 +44,7 @@ class DreamFusion(Distillation):
         with torch.enable_grad():
             loss = self._distil(batches, samples)
             for batch in batches:
-                loss = loss + regularize(
-                    self.weights, batch.steps, self.particles, batch.scenes, batch.rendered
-                )
+                loss = loss + regularize(self.weights, batch.steps, self.scene, batch.mine, batch.rendered)
             return drifts(loss, batches)
 
     def _distil(self, batches: Sequence[Batch], samples: Sequence[StepSample]) -> Tensor:

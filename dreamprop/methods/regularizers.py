@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamprop.methods.config import LossConfig
-from dreamprop.scenes.field import Field, Tensors
-from dreamprop.scenes.particles import Particles
-from dreamprop.scenes.volume_rendering import Rendered
+from dreamprop.scenes.field import Tensors
+from dreamprop.scenes.rendered import Rendered
+from dreamprop.scenes.scene import Scene
 from dreamprop.schedule import schedule
 from dreamprop.utils.transfer import filled
 
@@ -49,9 +49,9 @@ def opaque(opacity: Tensor) -> Tensor:
     return F.binary_cross_entropy(bounded, bounded, reduction="none").mean(1)
 
 
-def total_variation(field: Field, params: Tensors) -> Tensor:
+def total_variation(scene: Scene, params: Tensors) -> Tensor:
     """Mean squared difference [W] between neighbours of a grid (as Plenoxels, arXiv:2112.05131)."""
-    return field.total_variation(params)
+    return scene.total_variation(params)
 
 
 def weights(config: LossConfig) -> dict[str, Weight]:
@@ -61,27 +61,23 @@ def weights(config: LossConfig) -> dict[str, Weight]:
 
 
 def regularize(
-    weights: Mapping[str, Weight],
-    steps: Sequence[int],
-    particles: Particles,
-    scenes: Tensors,
-    rendered: Rendered,
+    weights: Mapping[str, Weight], steps: Sequence[int], scene: Scene, params: Tensors, rendered: Rendered
 ) -> Tensor:
     """The weighted sum of all losses here over W states; one whose weights are all 0 is not evaluated.
 
     Args:
         weights: by name of the loss.
         steps: W, those of the states.
-        particles: what the parameters mean; the loss of a state is the mean over its n particles.
-        scenes: [W n, ...] their parameters by name.
+        scene: what the parameters mean.
+        params: [W, ...] by name.
         rendered: what they show.
     """
     opacity = rendered.opacity.reshape(len(steps), -1)
     losses: dict[str, Callable[[], Tensor]] = {
-        "orient": lambda: particles.mean(orient(rendered)),
+        "orient": lambda: orient(rendered),
         "sparsity": lambda: sparsity(opacity),
         "opaque": lambda: opaque(opacity),
-        "tv": lambda: particles.mean(total_variation(particles.field, scenes)),
+        "tv": lambda: total_variation(scene, params),
     }
     total = opacity.new_zeros(())
     for name, loss in losses.items():

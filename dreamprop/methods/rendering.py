@@ -19,9 +19,9 @@ from dreamprop.methods.step_sample import StepSample
 from dreamprop.scenes import background, cameras
 from dreamprop.scenes.config import SOLID_COLOR
 from dreamprop.scenes.field import Tensors, stack
-from dreamprop.scenes.particles import Particles
+from dreamprop.scenes.rendered import Rendered
+from dreamprop.scenes.scene import Scene, own
 from dreamprop.scenes.shading import Shading
-from dreamprop.scenes.volume_rendering import Rendered, render
 from dreamprop.state import Drift, State
 from dreamprop.utils.transfer import filled
 
@@ -40,8 +40,8 @@ class Batch:
     """The steps that they enter."""
     params: Tensors
     """[W, ...] leaves of the graph, by name"""
-    scenes: Tensors
-    """[W n, ...] those of the scenes, in the graph"""
+    mine: Tensors
+    """[W, ...] those of the scene among them"""
     rendered: Rendered
     """W B pictures before the background, those of a state together and in it those of a particle"""
     images: Tensor
@@ -55,8 +55,8 @@ class StepRenderer:
 
     Args:
         data: where cameras and lights may be.
-        system: background, material and renderer.
-        particles: what the parameters mean; the pictures of a step are spread evenly over them.
+        system: background and material.
+        scene: what the parameters mean.
         resize: brings pictures to the resolution that guidance takes.
         orient: weight by step of the penalty on normals, which are rendered where it is above 0.
         device: of the states and of what their steps drew.
@@ -66,12 +66,12 @@ class StepRenderer:
         self,
         data: DataConfig,
         system: SystemConfig,
-        particles: Particles,
+        scene: Scene,
         resize: Callable[[Tensor], Tensor],
         orient: Weight,
         device: torch.device,
     ) -> None:
-        self.system, self.particles, self.resize, self.orient = system, particles, resize, orient
+        self.system, self.scene, self.resize, self.orient = system, scene, resize, orient
         # brought to the device once
         self.ambient = torch.tensor(system.material.ambient_light_color, device=device)
         self.diffuse = torch.tensor(system.material.diffuse_light_color, device=device)
@@ -113,7 +113,7 @@ class StepRenderer:
             return list(alike.values())
         parts = []
         for places in alike.values():
-            per_state = math.prod(samples[places[0]].size) * self.system.renderer.num_samples_per_ray
+            per_state = math.prod(samples[places[0]].size) * self.scene.cost(final=False)
             size = max(1, CACHE // per_state)
             parts += [places[i : i + size] for i in range(0, len(places), size)]
         return parts
@@ -130,44 +130,41 @@ class StepRenderer:
         """The pictures of states alike."""
         params = {name: p.requires_grad_() for name, p in params.items()}
         batch, height, width = samples[0].size
-        # cameras are spread evenly around every particle, which is a state of its own to the renderer
-        count, share = len(samples) * self.particles.count, batch // self.particles.count
+        # cameras are spread evenly around every particle
+        count, share = len(samples) * self.scene.num_particles, batch // self.scene.num_particles
         view = cameras.place(
             torch.stack([s.uniform for s in samples]).view(count, share, -1),
             torch.stack([s.normal for s in samples]).view(count, share, -1),
             self.ranges,
         )
-        scenes = self.particles.scenes(self.particles.own(params))
-        rendered = render(
-            self.particles.field,
-            scenes,
-            self.particles.scenes(buffers),
+        mine = own(self.scene, params)
+        rendered = self.scene.render(
+            mine,
+            buffers,
             view,
             height,
             width,
-            torch.stack([s.shift for s in samples]).view(count, -1),
-            samples=self.system.renderer.num_samples_per_ray,
-            prune_alpha=self.system.renderer.prune_alpha,
+            torch.stack([s.shift for s in samples]),
             shading=self._shading(view.light, samples) if samples[0].shaded else None,
             orientation=self.orient(steps[0]) > 0,
         )
         kind, behind = self.system.background_type, self.background
         if kind != SOLID_COLOR:
             behind = background.random(kind, torch.cat([s.background for s in samples]), height, width)
-        return Batch(places, steps, params, scenes, rendered, self.resize(rendered.over(behind)), view)
+        return Batch(places, steps, params, mine, rendered, self.resize(rendered.over(behind)), view)
 
     def _shading(self, light: Tensor, samples: Sequence[StepSample]) -> Shading:
-        textureless = [s.textureless for s in samples for _ in range(self.particles.count)]
         return Shading(
             light=light,
-            ambient=self.ambient.expand(len(textureless), 3),
-            diffuse=self.diffuse.expand(len(textureless), 3),
-            textureless=filled(textureless, light.device, torch.bool),
+            ambient=self.ambient.expand(len(samples), 3),
+            diffuse=self.diffuse.expand(len(samples), 3),
+            textureless=filled([s.textureless for s in samples], light.device, torch.bool),
         )
 
 
 def drifts(loss: Tensor, batches: Sequence[Batch]) -> list[Drift]:
-    """The gradients of a loss with respect to the parameters of every state, in one backward pass.
+    """The gradients of a loss with respect to the parameters of every state, in one backward pass, and what the
+    updates are told besides.
 
     Args:
         loss: a sum over the states, so that each one's parameters see their own part of it alone.
@@ -176,10 +173,16 @@ def drifts(loss: Tensor, batches: Sequence[Batch]) -> list[Drift]:
     Returns:
         As many drifts as there are states, in the order of their places.
     """
-    found = iter(torch.autograd.grad(loss, [p for batch in batches for p in batch.params.values()]))
+    watched = [batch.rendered.watched for batch in batches]
+    wanted = [p for batch in batches for p in batch.params.values()]
+    wanted += [quantity.value for quantity in watched if quantity is not None]
+    found = iter(torch.autograd.grad(loss, wanted))
+    stacked = [{name: next(found).contiguous() for name in batch.params} for batch in batches]
     by_place: dict[int, Drift] = {}
-    for batch in batches:
-        stacked = {name: next(found).contiguous() for name in batch.params}
+    for batch, grads, quantity in zip(batches, stacked, watched, strict=True):
+        told = {} if quantity is None else quantity.told(next(found))
         for row, place in enumerate(batch.places):
-            by_place[place] = Drift({name: g[row] for name, g in stacked.items()})
+            by_place[place] = Drift(
+                {name: g[row] for name, g in grads.items()}, {name: t[row] for name, t in told.items()}
+            )
     return [by_place[place] for place in sorted(by_place)]

@@ -10,7 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from dreamprop import prior
 from dreamprop.config import loader as configs
 from dreamprop.config.validate import choose
-from dreamprop.methods.config import DataConfig, ProlificDreamerConfig, SystemConfig
+from dreamprop.methods.config import (
+    DataConfig,
+    DreamGaussianConfig,
+    ProlificDreamerConfig,
+    SystemConfig,
+)
 from dreamprop.runs import directory as folders
 from dreamprop.runs.config import ExperimentConfig
 from dreamprop.utils.device import device_of
@@ -40,6 +45,7 @@ def _dreamfusion(*args: Any, **options: Any) -> Any:
 METHODS = {
     "dreamfusion-system": Method("dreamfusion", _dreamfusion, DataConfig, SystemConfig),
     "prolificdreamer-system": Method("prolificdreamer", _dreamfusion, DataConfig, ProlificDreamerConfig),
+    "dreamgaussian-system": Method("dreamgaussian", _dreamfusion, DataConfig, DreamGaussianConfig),
 }
 """The methods by `system_type`."""
 

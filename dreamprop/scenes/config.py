@@ -8,8 +8,11 @@ from typing import Any
 from dreamprop.config.schedule_checks import check_milestones, check_name, check_numbers, check_staged, staged
 from dreamprop.config.validate import number
 from dreamprop.scenes.density import ACTIVATIONS, BIASES
+from dreamprop.scenes.gaussians.config import GaussiansConfig
 
-VOLUME_GRID, IMPLICIT_VOLUME = GEOMETRIES = ("volume-grid", "implicit-volume")
+VOLUME_GRID, IMPLICIT_VOLUME, GAUSSIAN_SPLATTING = GEOMETRIES = (
+    "volume-grid", "implicit-volume", "gaussian-splatting",
+)  # fmt: skip
 RANDOM_COLOR, RANDOM_GRADIENT, SOLID_COLOR = BACKGROUNDS = (
     "random-color-background", "random-gradient-background", "solid-color-background",
 )  # fmt: skip
@@ -52,7 +55,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class GeometryConfig:
-    """The radiance field: what density and colour are made of."""
+    """The scene: what density and colour are made of."""
 
     radius: float = 1.0
     """Radius of the ball that holds the scene."""
@@ -74,6 +77,9 @@ class GeometryConfig:
     """implicit-volume: the network."""
     finite_difference_normal_eps: float = 0.02
     """implicit-volume: step of the difference quotients that give normals, as a share of the radius."""
+
+    gaussians: GaussiansConfig = field(default_factory=GaussiansConfig)
+    """gaussian-splatting: where Gaussians begin, and how their number changes."""
 
     def __post_init__(self) -> None:
         key = "system.geometry"

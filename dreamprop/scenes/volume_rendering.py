@@ -12,7 +12,6 @@ Legend: W states, B pictures a state, N = W B, Q rays a state, S samples a ray, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import nerfacc
 from torch import Tensor
@@ -21,26 +20,8 @@ from dreamprop.scenes.cameras import Cameras, rays
 from dreamprop.scenes.field import Field, Tensors
 from dreamprop.scenes.ray_marching import march
 from dreamprop.scenes.ray_weights import ray_weights
+from dreamprop.scenes.rendered import Rendered
 from dreamprop.scenes.shading import Shading, shade
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """N pictures of W states, the result of volume rendering along each pixel's ray."""
-
-    color: Tensor
-    """[N, 3, H, V] before the background, premultiplied by the opacity"""
-    opacity: Tensor
-    """[N, 1, H, V] share of the light behind that does not come through, in [0, 1]."""
-    depth: Tensor | None
-    """[N, 1, H, V] mean distance times the opacity"""
-    orientation: Tensor | None
-    """[W] penalty of normals that face away (arXiv:2209.14988, section 3.2), a mean over rays that see something"""
-
-    def over(self, background: Tensor) -> Tensor:
-        """The pictures before a background [N, 3, H or 1, V or 1]."""
-        return self.color + (1 - self.opacity) * background
-
 
 PRUNE_PARTS = 32
 """Parts of the ball's diameter, of which a cell is as opaque as one that `prune_alpha` speaks of."""

@@ -120,6 +120,13 @@ def dreamfusion(scene: str, loss: str = "sds", particles: int = 1) -> dp.Process
     return DreamFusion(DataConfig(batch_size=particles, width=16, height=16), system, max_steps=8)
 
 
+def dreamgaussian() -> dp.Process:
+    """Gaussians that are cloned, split, pruned and lowered, and seen at more pixels on the way."""
+    from tests.methods.small_dreamgaussian import make
+
+    return make("embedded", max_points=120, densify_grad_threshold=0.15, min_opacity=0.093)
+
+
 STEP = {"tolerance": 1.0}
 PAPER = {"error_rule": "paper", "threshold": 2000.0}
 DECIDED = [Decision(0, 1, 2), Decision(2, 8, 9), Decision(9, 5)]
@@ -146,6 +153,7 @@ CASES: dict[str, Case] = {
         1,
     ),
     "hash grid": (lambda: dreamfusion("implicit-volume"), 6, {"window": 4, **STEP}, 1),
+    "Gaussians": (dreamgaussian, 10, {"window": 4, **STEP}, 1),
 }
 
 WAYS = ("replicated", "sharded")

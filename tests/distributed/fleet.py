@@ -49,9 +49,16 @@ def piece(name: str) -> int:
     return 1 << 13 if "grid" in name else 64
 
 
+def is_distillation(name: str) -> bool:
+    """Whether a case has a diffusion model."""
+    return "grid" in name or name == "Gaussians"
+
+
 def main(folder: Path) -> int:
     torch.set_num_threads(1)
-    made = {name: case[0]() for name, case in CASES.items() if "grid" in name}  # their model is loaded once
+    made = {
+        name: case[0]() for name, case in CASES.items() if is_distillation(name)
+    }  # their model is loaded once
     failed = 0
     for size in RANKS:
         failed += forked(size, partial(work, folder, made))

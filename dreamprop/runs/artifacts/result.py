@@ -1,4 +1,4 @@
-"""Everything that a result is shown by: its pictures and its mesh."""
+"""Everything that a result is shown by: its pictures, its Gaussians where it has some, and its mesh."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dreamprop.runs.artifacts.config import ExportConfig, OutputConfig
 from dreamprop.runs.artifacts.mesh import write_mesh_if_any
+from dreamprop.runs.artifacts.splats import write_splats_if_any
 from dreamprop.runs.artifacts.views import write_pictures
 from dreamprop.state import State
 
@@ -23,7 +24,7 @@ def write_result(
     """Show the result of a run in its folder.
 
     Args:
-        process: has `render_views`, `density_and_color` and `bound`.
+        process: has `render_views`, `density_and_color` and `bound`; may have `splats`.
         state: the result.
         output: the pictures.
         export: the mesh.
@@ -31,10 +32,11 @@ def write_result(
         place: the folder.
 
     Returns:
-        The views, [N, 3, H, W] in [0, 1], and the names of the files of the mesh.
+        The views, [N, 3, H, W] in [0, 1], and the names of the files of the object: Gaussians and mesh.
 
     Raises:
         InputError: the disk refused.
     """
     views = write_pictures(process, state, output, place)
-    return views, write_mesh_if_any(process, state, export, device, place)
+    splats = write_splats_if_any(process, state, place)
+    return views, splats + write_mesh_if_any(process, state, export, device, place)

@@ -1,0 +1,23 @@
+"""Names of what a scene of 3D Gaussians is made of."""
+
+XYZ = "geometry.xyz"
+"""[N, 3] middles."""
+FEATURES_DC = "geometry.features_dc"
+"""[N, 1, 3] coefficients of degree 0 of the colours."""
+FEATURES_REST = "geometry.features_rest"
+"""[N, K - 1, 3] the others; only where the degree is above 0."""
+OPACITY = "geometry.opacity"
+"""[N, 1] before the sigmoid."""
+SCALING = "geometry.scaling"
+"""[N, 3] logarithms of the standard deviations along the axes."""
+ROTATION = "geometry.rotation"
+"""[N, 4] quaternions (w, x, y, z), which need not be of length 1."""
+NAMES = (XYZ, FEATURES_DC, FEATURES_REST, OPACITY, SCALING, ROTATION)
+"""All parameters."""
+
+GRADIENT = "geometry.gradient"
+"""[N] buffer: sum of the norms of their gradients on the pictures."""
+SEEN = "geometry.seen"
+"""[N] buffer: in how many pictures they were seen."""
+RADIUS = "geometry.radius"
+"""[N] buffer: how far they reached at most, as a share of the picture's longer side."""
