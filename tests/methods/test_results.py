@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamprop.guidance.protocol import Draw
+from dreamprop.guidance.protocol import Draw, NothingToLearn, OwnParameters
 from dreamprop.methods import distillation, dreamfusion
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.scenes import cameras
@@ -32,7 +32,7 @@ NOISE, STRENGTH = 0.5, 10.0
 """Of what is added to the ball's picture, and of its pull beside the other losses."""
 
 
-class Pull:
+class Pull(NothingToLearn):
     """Score distillation's interface; what it wants is a ball, with noise on it."""
 
     def __init__(self) -> None:
@@ -53,7 +53,13 @@ class Pull:
         return seen.view(-1, side, side, 3).permute(0, 3, 1, 2)
 
     def gradient(
-        self, pictures: Tensor, elevation: Tensor, azimuth: Tensor, draw: Draw, steps: Sequence[int]
+        self,
+        pictures: Tensor,
+        elevation: Tensor,
+        azimuth: Tensor,
+        draw: Draw,
+        steps: Sequence[int],
+        own: OwnParameters | None = None,
     ) -> tuple[Tensor, Tensor]:
         wanted = self.target(elevation, azimuth, SIDE) + NOISE * draw.noise
         return pictures, STRENGTH * (pictures - wanted).detach()
