@@ -17,7 +17,7 @@ more pixels from 5 on."""
 
 
 def make(
-    folder: Path | str, seed: int = 0, data: dict[str, Any] | None = None, **gaussians: Any
+    folder: Path | str, seed: int = 0, data: dict[str, Any] | None = None, loss: str = "sds", **gaussians: Any
 ) -> DreamFusion:
     """A process that is quick.
 
@@ -25,6 +25,7 @@ def make(
         folder: of the guidance's model.
         seed: of the draws.
         data: settings of the data that are other than two pictures of 8 x 8, then of 12 x 12 pixels.
+        loss: of the guidance.
         gaussians: settings of the Gaussians that are other than these.
     """
     some = {
@@ -36,7 +37,7 @@ def make(
         geometry=GeometryConfig(gaussians=GaussiansConfig(**{**some, **gaussians})),
         prompt_processor=PromptConfig(prompt="a red torus"),
         loss=LossConfig(lambda_sparsity=1.0),
-        guidance=GuidanceConfig(pretrained_model_name_or_path=str(folder)),
+        guidance=GuidanceConfig(pretrained_model_name_or_path=str(folder), loss=loss),
     )
     small = {"batch_size": 2, "width": [8, 12], "height": [8, 12], "resolution_milestones": [5]}
     return DreamFusion(DataConfig(**{**small, **(data or {})}), config, seed=seed, max_steps=STEPS)

@@ -64,6 +64,15 @@ def test_tolerance_zero_equals_the_sequential_run(folder: Path, run: list[State]
     assert equal(fast.state, run[-1])
 
 
+def test_tolerance_zero_equals_the_sequential_run_with_a_lora(folder: Path) -> None:
+    """VSD: the corrections keep their size, and their moments, while Gaussians come and go beside them."""
+    process = make(folder, loss="vsd")
+    slow, fast = dp.solve_sequential(process, STEPS), dp.solve(process, STEPS, window=5, tolerance=0)
+    learnt = [name for name in slow.state.params if name.startswith("guidance.")]
+    assert any(slow.state.params[name].any() for name in learnt if ".lora_B." in name)
+    assert equal(fast.state, slow.state)
+
+
 def test_counts_are_those_of_the_accepted_drifts_and_hold_nothing_up(folder: Path) -> None:
     """With a tolerance: what was counted is what the accepted drifts told, and rejected ones left no trace."""
     process = make(folder, densify_from=10, densify_until=10, opacity_reset_interval=0)
@@ -132,6 +141,7 @@ def test_boundaries_are_known_and_sizes_are_not(folder: Path, run: list[State]) 
         {"loss": LossConfig(lambda_orient=1.0)},
         {"loss": LossConfig(lambda_tv=[0, 0.0, 1.0, 9])},
         {"material": MaterialConfig(ambient_only_steps=5)},
+        {"num_particles": 2},
     ],
 )
 def test_what_gaussians_have_not_is_refused(wrong: dict) -> None:
