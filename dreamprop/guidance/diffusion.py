@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +131,6 @@ def load(
         index = _index(name, local)
         options: dict[str, Any] = {"local_files_only": local}
         weights = options | {"torch_dtype": dtype, "use_safetensors": True}
-        if find_spec("accelerate") is None:
-            weights["low_cpu_mem_usage"] = False  # what diffusers falls back to then, without its warning
         unet = _class(index, "unet").from_pretrained(name, subfolder="unet", **weights)
         text = options | {"dtype": dtype, "use_safetensors": True}
         text_encoder = _class(index, "text_encoder").from_pretrained(name, subfolder="text_encoder", **text)
