@@ -51,5 +51,6 @@ def test_a_wider_window_waits_no_more(model: Path, device: torch.device) -> None
     for count in (2, 6):
         with reads(device) as found:
             process.drift_window(states[:count])
-        waits.append(len(found))
+        # draws are made on the host: only where that is the device, too, is each step's look at its timesteps a read
+        waits.append(len(found) - count * (device.type == "cpu"))
     assert waits[0] == waits[1] > 0, "the samples that are kept are counted once, draws are copied together"
