@@ -120,10 +120,16 @@ def test_heavy_libraries_are_imported_in_one_place(library: str, allowed: set[st
     assert found <= allowed
 
 
-def test_importing_the_package_is_light() -> None:
-    """Nobody who wraps their own loop waits for diffusion models."""
-    heavy = "('diffusers', 'transformers', 'nerfacc')"
-    code = f"import dreamprop, sys; print([m for m in {heavy} if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("dreamprop", ("diffusers", "transformers", "peft", "nerfacc")),
+        ("dreamprop.runs.experiment", ("diffusers", "transformers", "peft")),
+    ],
+)
+def test_importing_is_light(module: str, heavy: tuple[str, ...]) -> None:
+    """Nobody who wraps their own loop waits for diffusion models, and a wrong setting is told before they are there."""
+    code = f"import {module}, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
     )

@@ -7,12 +7,13 @@ token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from dreamprop.guidance.diffusion import Model
+if TYPE_CHECKING:  # the settings know the losses, and should not wait for diffusers
+    from dreamprop.guidance.diffusion import Model
 
 
 class Denoiser(Protocol):
