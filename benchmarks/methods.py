@@ -19,8 +19,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import torch
 from common import ROOT, Results, experiment, judged, moved, processes, table, views
+from PIL import Image
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
@@ -61,7 +63,7 @@ def measure(args: argparse.Namespace, results: Results, case: str, prompt: str) 
     noise = views(twin, dp.solve_sequential(twin, steps, state=first).state)
     near = views(process, dp.solve_sequential(process, steps, state=moved(process, first)).state)
 
-    picture = args.out.with_suffix("") / f"{case}-{prompt.replace(' ', '_')}.png"
+    picture = place(args, case, prompt)
     picture.parent.mkdir(parents=True, exist_ok=True)
     rows = torch.cat([shown[8:16:2], pictures[8:16:2]])
     images.write_bytes(picture, images.png(images.side_by_side(rows)))
@@ -117,6 +119,26 @@ def report(args: argparse.Namespace, results: Results) -> str:
     return table(head, lines)
 
 
+def sheet(args: argparse.Namespace) -> Path | None:
+    """Write what the cases made of the first prompt, a row each: four views of the sequential result, then of the
+    accelerated one."""
+    shown = [place(args, case, args.prompts[0]) for case in args.cases]
+    rows = [torch.from_numpy(np.array(Image.open(path))) for path in shown if path.exists()]
+    if not rows:
+        return None
+    views = torch.cat(
+        [row.unflatten(1, (-1, row.shape[0])).movedim(1, 0) for row in rows]
+    )  # [8 cases, H, W, 3]
+    path = args.out.with_suffix("") / "methods.png"
+    return images.write_bytes(path, images.png(images.side_by_side(views.movedim(-1, 1) / 255)))
+
+
+def place(args: argparse.Namespace, case: str, prompt: str) -> Path:
+    """Where the views of a case and a prompt are."""
+    path: Path = args.out.with_suffix("") / f"{case}-{prompt.replace(' ', '_')}.png"
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -136,6 +158,8 @@ def main() -> None:
         for case in args.cases:
             measure(args, results, case, prompt)
     print(report(args, results))
+    if path := sheet(args):
+        print(path)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,16 @@ def test_frontier(bench: Bench, tmp_path: Path) -> None:
     ]
 
 
+def test_methods(bench: Bench, tmp_path: Path) -> None:
+    """Each case from its own config, by a step or two."""
+    out, small = tmp_path / "methods.jsonl", ["data.batch_size=1", "data.width=16", "data.height=16"]
+    lines = bench(
+        "methods", "--prompts", "a red torus", "--out", str(out), "--", *small, "trainer.max_steps=2"
+    )
+    assert [cells(line)[0] for line in lines[-7:-1]] == ["sds", "sjc", "ism", "sdi", "vsd", "gaussians"]
+    assert Path(lines[-1]) == tmp_path / "methods" / "methods.png" and Path(lines[-1]).is_file()
+
+
 def test_auto(bench: Bench) -> None:
     few = ["--windows", "1", "2", "--steps", "12", "--repeat", "1"]
     lines = bench("auto", "--processes", "voxel", "toy", "idle", *few)
