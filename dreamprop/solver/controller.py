@@ -38,17 +38,16 @@ class Controller(Protocol[S]):
         """Whether the state behind the window is guessed and compared too."""
         ...
 
-    @property
-    def far(self) -> float:
-        """The largest error of a guess of whose drift anything is kept."""
-        ...
-
     def init(self, threshold: float | None) -> S:
         """What the controller begins with, given the threshold that an earlier part of the run has come to."""
         ...
 
     def error(self, norms: Norms, groups: Mapping[str, Group]) -> float:
         """Error of one slot."""
+        ...
+
+    def forgets(self, norms: Norms, groups: Mapping[str, Group]) -> bool:
+        """Whether a guess was so far off that a fresh one is better than what was rolled out with its drift."""
         ...
 
     def bound(self, state: S) -> float:
@@ -109,18 +108,25 @@ class Step:
         """Whether the tolerance is 0."""
         return self.tolerance == 0
 
-    @property
-    def far(self) -> float:
-        """Twice the tolerance, or two nominal steps, which a fresh guess is soon off by; none where guesses must be
-        exact, since rolled-out states become exact and fresh guesses do not."""
-        return math.inf if self.exact else 2 * max(self.tolerance, 1.0)
-
     def init(self, threshold: float | None) -> None:
         """Nothing: the tolerance stays."""
 
     def error(self, norms: Norms, groups: Mapping[str, Group]) -> float:
         """The error of the worst group or buffer."""
-        worst = max([TINY if norms.differs else 0.0, *map(_number, norms.buffers.values())])
+        buffers = [TINY if norms.differs else 0.0, *map(_number, norms.buffers.values())]
+        return max(*buffers, self._of_groups(norms, groups))
+
+    def forgets(self, norms: Norms, groups: Mapping[str, Group]) -> bool:
+        """Whether its parameters were off by twice the tolerance, or two nominal steps, as fresh guesses soon are;
+        never where guesses must be exact, since rolled-out states become exact and fresh guesses do not.
+
+        Buffers do not count: a fresh guess knows less of them than what was rolled out.
+        """
+        return not self.exact and self._of_groups(norms, groups) > 2 * max(self.tolerance, 1.0)
+
+    def _of_groups(self, norms: Norms, groups: Mapping[str, Group]) -> float:
+        """The error of the worst group."""
+        worst = 0.0
         for group in groups.values():
             square = sum(norms.error[name] for name in group.names) if norms.error else 0.0
             if square == 0:
@@ -157,7 +163,6 @@ class Paper:
     """It moves to the median, the mean or the middle of the errors."""
     tail: ClassVar[bool] = True
     exact: ClassVar[bool] = False
-    far: ClassVar[float] = math.inf
 
     def __post_init__(self) -> None:
         if not self.threshold >= 0:
@@ -180,6 +185,10 @@ class Paper:
         count = sum(norms.count.values())
         error = 1e6 * sum(norms.error.values()) / count if norms.error and count else 0.0
         return math.inf if any(_number(off) > 1 for off in norms.buffers.values()) else _number(error)
+
+    def forgets(self, norms: Norms, groups: Mapping[str, Group]) -> bool:
+        """Nothing: the paper keeps what was rolled out."""
+        return False
 
     def bound(self, state: float) -> float:
         """The threshold as the last round left it."""

@@ -114,8 +114,6 @@ def solve(
     carried, moving = [layout.shard(z) for z in first.states], first.trend
     stop = _stop(stop, carried[0].step, num_steps)
     audited = Audit(0.0 if controller.exact else audit, evaluate.size)
-    # a copy is a worse guess than any state that was rolled out
-    far = controller.far if predictor == "momentum" else math.inf
     look = partial(
         measure, exact=controller.exact, layout=layout, units=units, distance=chain.buffer_distance
     )
@@ -151,7 +149,11 @@ def solve(
             stride = min(stride, stop - base.step)
             moving = trend([base, *rolled], moving) if predictor == "momentum" else {}
             audited.note(rolled, drifts, stride)
-            carried = advance(rolled, stride, errors, far)
+            # a copy is a worse guess than any state that was rolled out
+            forgetful = predictor == "momentum"
+            guessed = zip(norms, named, strict=False)
+            lost = [False] + [forgetful and controller.forgets(*pair) for pair in guessed]
+            carried = advance(rolled, stride, lost)
         del base, guesses, drifts, rolled
         lap("error")
 

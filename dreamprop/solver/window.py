@@ -66,7 +66,7 @@ def fill(
     return [states[0]] + [replace(state, moments={}) for state in states[1:]]
 
 
-def advance(rolled: Sequence[State], stride: int, errors: Sequence[float], far: float) -> list[State]:
+def advance(rolled: Sequence[State], stride: int, lost: Sequence[bool]) -> list[State]:
     """The next base and what is known after it.
 
     A state that was rolled out with the drift of a guess that was far off is worse than a fresh guess: it is forgotten,
@@ -75,11 +75,11 @@ def advance(rolled: Sequence[State], stride: int, errors: Sequence[float], far: 
     Args:
         rolled: [F] rolled-out states, the i-th entering step b+i+1.
         stride: how many steps were accepted, at least 1.
-        errors: [W] of the slots: the i-th is that of the drift which the i-th state was rolled out with.
-        far: the largest error of a guess that is not far off.
+        lost: [W] whether the guess that the drift of a slot was evaluated at, with which the i-th state was rolled out,
+            was far off.
 
     Returns:
         The accepted state, then rolled-out states of steps that were not accepted.
     """
-    forgotten = next((slot for slot in range(stride, len(errors)) if errors[slot] > far), None)
+    forgotten = next((slot for slot in range(stride, len(lost)) if lost[slot]), None)
     return list(rolled[stride - 1 : forgotten])

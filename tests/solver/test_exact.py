@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dreamprop as dp
+from dreamprop.process import Group
 from dreamprop.solver.controller import Paper, Step
+from dreamprop.solver.norms import Norms
 from dreamprop.solver.window import advance
 from dreamprop.state import clone, equal
 from tests.solver.chains import Growing, Toy, optimizer, shuffled
@@ -212,13 +214,21 @@ def test_any_chain(
 
 def test_what_came_of_a_bad_guess_is_forgotten() -> None:
     states = [Toy(optimizer("Adam")).init() for _ in range(6)]
-    errors = [0.0, 0.5, 1.2, 1.9, 2.1, 0.1]
-    assert advance(states, 2, errors, 2.0) == states[1:4]
-    assert advance(states, 5, errors, 2.0) == states[4:]
-    assert advance(states, 2, errors, math.inf) == states[1:]
-    assert advance(states[:3], 2, [0.0, 0.5, 1.2, math.inf], 2.0) == states[1:3]
+    lost = [False, False, False, False, True, False]
+    assert advance(states, 2, lost) == states[1:4]
+    assert advance(states, 5, lost) == states[4:]
+    assert advance(states, 2, [False] * 6) == states[1:]
+    assert advance(states[:3], 2, [False, False, False, True]) == states[1:3]
 
 
-def test_nothing_is_forgotten_where_guesses_must_be_exact() -> None:
-    assert Step(0.0).far == Paper().far == math.inf
-    assert Step(0.02).far == 2.0 and Step(1.5).far == 3.0
+def test_a_guess_is_bad_by_its_parameters() -> None:
+    """Of buffers a fresh guess knows less than what was rolled out; where guesses must be exact, of anything."""
+    groups = {"all": Group(("p",), 0.1)}
+
+    def off(steps: float, buffers: float = 0.0) -> Norms:
+        return Norms({"p": 4 * (0.1 * steps) ** 2}, {}, {"p": 4}, True, {"b": buffers})
+
+    assert [Step(0.02).forgets(off(x), groups) for x in (1.9, 2.1)] == [False, True]
+    assert [Step(1.5).forgets(off(x), groups) for x in (2.9, 3.1, math.nan)] == [False, True, True]
+    assert Step(1.5).error(off(0.5, 40.0), groups) == 40.0 and not Step(1.5).forgets(off(0.5, 40.0), groups)
+    assert not Step(0.0).forgets(off(9.0), groups) and not Paper().forgets(off(9.0), groups)
