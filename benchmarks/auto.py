@@ -2,7 +2,6 @@
 
     python benchmarks/auto.py
     python benchmarks/auto.py --ranks 2 --processes voxel hash
-    python benchmarks/auto.py --processes dreamfusion-sd --threestudio PATH
 
 Processes: DreamFusion on the voxel and the hash grid; a toy loss of an engineer's own, whose steps take half a
 millisecond; and drifts that sleep, for a device that is idle (a window takes as long as a step), one that is saturated
@@ -98,8 +97,8 @@ def seconds(stats: dp.Stats) -> float:
 
 def measure(
     name: str, steps: int | None, windows: Sequence[int], repeat: int, ranks: Communicator
-) -> dict[str, Any]:
-    """Medians of all ways, on the first process."""
+) -> dict[str, Any] | None:
+    """Medians of all ways; nothing on other processes than the first, which made the sequential runs."""
     process, usual, tolerance = PROCESSES[name]()
     steps, threads, first = steps or usual, torch.get_num_threads(), process.init()
     taken: dict[Any, list[float]] = {way: [] for way in ("sequential", *windows, "auto")}
@@ -116,6 +115,8 @@ def measure(
             found = dp.solve(process, steps, window, tolerance, state=first, audit=0).stats
             taken[window] += [seconds(found)] * (turn > 0)
             chosen += [found] * (window == "auto" and turn > 0)
+    if ranks.rank:
+        return None
     medians = {way: median(found) for way, found in taken.items()}
     best = min(("sequential", *windows), key=lambda way: medians[way])
     last = [found.decisions[-1].window for found in chosen]
@@ -138,6 +139,8 @@ def main() -> None:
     ranks, rows = Communicator(), []
     for name in args.processes:
         found = measure(name, args.steps, args.windows, args.repeat, ranks)
+        if found is None:
+            continue
         took, least = found["seconds"], found["seconds"][found["best"]]
         alone = took["sequential"]
         fixed = [f"{took[window] / alone:.3f}" for window in args.windows]
@@ -146,8 +149,7 @@ def main() -> None:
             [name, str(found["steps"]), f"{alone:.2f}", *fixed, f"**{took['auto'] / alone:.3f}**",
              f"{took['auto'] / least:.3f} ({found['best']})", last]
         )  # fmt: skip
-        if ranks.rank == 0:
-            print(f"{name}: {took['auto'] / alone:.3f} of the sequential run's time", flush=True)
+        print(f"{name}: {took['auto'] / alone:.3f} of the sequential run's time", flush=True)
     if ranks.rank == 0:
         head = ["process", "steps", "sequential, s", *(f"W = {w}" for w in args.windows)]
         print(table([*head, "auto", "auto / best", "last window"], rows))

@@ -109,6 +109,19 @@ def test_auto(bench: Bench) -> None:
     assert all(float(rows[name][-3].strip("*")) > 0 for name in ("voxel", "toy", "idle"))
 
 
+def test_auto_on_two_processes(benchmarks: Path) -> None:
+    arguments = ["--ranks", "2", "--processes", "idle", "--windows", "2", "--steps", "12", "--repeat", "1"]
+    done = subprocess.run(
+        [sys.executable, str(benchmarks / "auto.py"), *arguments],
+        env=os.environ | {"PYTHONPATH": str(benchmarks.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert cells(done.stdout.splitlines()[-1])[0] == "idle"
+
+
 def test_rprecision(bench: Bench, tmp_path: Path) -> None:
     lines = bench("rprecision", "--count", "1", "--out", str(tmp_path / "r.jsonl"), "--", FEW_STEPS)
     assert [cells(line)[0] for line in lines[-2:]] == ["sequential", "accelerated"]
