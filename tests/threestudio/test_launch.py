@@ -263,22 +263,6 @@ def test_without_weights_or_a_hub_the_error_comes_at_once(folder: Path, tmp_path
 
 
 @upstream.needs_checkout
-def test_windows_that_a_run_chose_are_followed_to_the_same_bits(folder: Path) -> None:
-    pytest.importorskip("imageio_ffmpeg", reason="threestudio's videos need imageio-ffmpeg")
-    place, states = folder / "outputs" / "dreamfusion-sd", []
-    for tag, window in (("chosen", "auto"), ("followed", str(place / "chosen"))):
-        steps = (f"tag={tag}", "trainer.max_steps=24", "trainer.val_check_interval=9")
-        done = launch(folder, *small(folder, *steps), "--train", f"parallel.window={window}")
-        assert done.returncode == 0, done.stderr
-        states.append(torch.load(place / tag / "ckpts" / "last.ckpt", weights_only=True)["state_dict"])
-    one, two = states
-    assert all(torch.equal(value, two[name]) for name, value in one.items())
-    chosen, followed = ((place / tag / "windows.jsonl").read_text() for tag in ("chosen", "followed"))
-    summary = json.loads((place / "chosen" / "summary.json").read_text())
-    assert chosen == followed and summary["windows"] == [json.loads(line) for line in chosen.splitlines()]
-
-
-@upstream.needs_checkout
 def test_a_stopped_run_goes_on_by_the_command_it_prints(folder: Path) -> None:
     """To the same bits, accelerated, as if it had never stopped."""
     pytest.importorskip("imageio_ffmpeg", reason="threestudio's videos need imageio-ffmpeg")
