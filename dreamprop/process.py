@@ -79,8 +79,13 @@ class Process:
 
     @property
     def predictive(self) -> bool:
-        """Whether ``predict`` is more than a copy, so that it knows the shapes behind a boundary."""
+        """Whether ``predict`` is more than a copy."""
         return type(self).predict is not Process.predict
+
+    @property
+    def known_sizes(self) -> bool:
+        """Whether ``predict`` knows the shapes behind a boundary; by default where it is more than a copy."""
+        return self.predictive
 
     def drift_window(self, states: Sequence[State]) -> list[Drift]:
         """The drifts of several states, [W] to [W], in one fused evaluation where the process has one."""

@@ -31,7 +31,7 @@ class Expected:
     eras: tuple[tuple[int, Forms], ...]
     """From which step on states have which forms, the first at step 0 and one for each boundary."""
     shaped: bool
-    """Whether the shapes behind a boundary are known; without `predict` only the numbers of dimensions are."""
+    """Whether the shapes behind a boundary are known; else only the numbers of dimensions are."""
 
     @classmethod
     def of(cls, process: Process, last: int) -> Expected:
@@ -47,7 +47,7 @@ class Expected:
             moments = {name: m for name, m in state.moments.items() if MomentKey.parse(name).initial}
             state = replace(state, moments=moments)
             eras.append((boundary, _forms(state)))
-        return cls(tuple(eras), process.predictive)
+        return cls(tuple(eras), process.known_sizes)
 
     def check(self, window: Window) -> None:
         """See that the states of a window are of these forms and hold finite numbers.

@@ -124,8 +124,8 @@ class Distillation(Process):
         )
 
     @property
-    def predictive(self) -> bool:
-        """Whether a prediction knows the sizes behind a boundary."""
+    def known_sizes(self) -> bool:
+        """Whether the sizes behind a boundary follow from the step alone."""
         return self.scene.known_sizes
 
     def buffer_distance(self, name: str, rolled_out: Tensor, guessed: Tensor) -> Tensor:

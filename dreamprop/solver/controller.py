@@ -84,6 +84,23 @@ def accept(
     return stride, errors, controller.learn(state, behind)
 
 
+def remembered(
+    controller: Controller[S], norms: Sequence[Norms], groups: Sequence[Mapping[str, Group]], stride: int
+) -> int:
+    """The slot behind the last one whose rolled-out state is worth keeping: the first guess behind the accepted steps
+    that was far off spoils what was rolled out with its drift.
+
+    Args:
+        controller: the rule.
+        norms, groups: as for `accept`.
+        stride: how many steps were accepted.
+    """
+    spoilt = (
+        slot for slot in range(stride, len(norms)) if controller.forgets(norms[slot - 1], groups[slot - 1])
+    )
+    return next(spoilt, len(norms))
+
+
 @dataclass(frozen=True)
 class Step:
     """Root mean square by group, in units of the group's nominal step; the worst group counts.

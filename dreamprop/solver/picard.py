@@ -21,7 +21,7 @@ from dreamprop.evaluate import Evaluator
 from dreamprop.process import Chain, as_process, groups
 from dreamprop.solver.audit import SHARE, Audit
 from dreamprop.solver.buffers import Units, trend
-from dreamprop.solver.controller import Controller, accept, make_controller
+from dreamprop.solver.controller import Controller, accept, make_controller, remembered
 from dreamprop.solver.nonfinite import ON_NONFINITE, pass_over
 from dreamprop.solver.norms import measure, nonfinite
 from dreamprop.solver.predict import PREDICTORS
@@ -114,6 +114,8 @@ def solve(
     carried, moving = [layout.shard(z) for z in first.states], first.trend
     stop = _stop(stop, carried[0].step, num_steps)
     audited = Audit(0.0 if controller.exact else audit, evaluate.size)
+    # a copy is a worse guess than any state that was rolled out
+    forgetful = predictor == "momentum" and own.predictive
     look = partial(
         measure, exact=controller.exact, layout=layout, units=units, distance=chain.buffer_distance
     )
@@ -149,11 +151,8 @@ def solve(
             stride = min(stride, stop - base.step)
             moving = trend([base, *rolled], moving) if predictor == "momentum" else {}
             audited.note(rolled, drifts, stride)
-            # a copy is a worse guess than any state that was rolled out
-            forgetful = predictor == "momentum"
-            guessed = zip(norms, named, strict=False)
-            lost = [False] + [forgetful and controller.forgets(*pair) for pair in guessed]
-            carried = advance(rolled, stride, lost)
+            kept = remembered(controller, norms, named, stride) if forgetful else size
+            carried = advance(rolled, stride, kept)
         del base, guesses, drifts, rolled
         lap("error")
 

@@ -66,20 +66,15 @@ def fill(
     return [states[0]] + [replace(state, moments={}) for state in states[1:]]
 
 
-def advance(rolled: Sequence[State], stride: int, lost: Sequence[bool]) -> list[State]:
+def advance(rolled: Sequence[State], stride: int, end: int) -> list[State]:
     """The next base and what is known after it.
-
-    A state that was rolled out with the drift of a guess that was far off is worse than a fresh guess: it is forgotten,
-    with all behind it.
 
     Args:
         rolled: [F] rolled-out states, the i-th entering step b+i+1.
         stride: how many steps were accepted, at least 1.
-        lost: [W] whether the guess that the drift of a slot was evaluated at, with which the i-th state was rolled out,
-            was far off.
+        end: of how many slots the rolled-out states are worth keeping.
 
     Returns:
         The accepted state, then rolled-out states of steps that were not accepted.
     """
-    forgotten = next((slot for slot in range(stride, len(lost)) if lost[slot]), None)
-    return list(rolled[stride - 1 : forgotten])
+    return list(rolled[stride - 1 : end])

@@ -127,7 +127,7 @@ def test_a_drift_is_pure_and_reads_no_counts(folder: Path, run: list[State]) -> 
 
 def test_boundaries_are_known_and_sizes_are_not(folder: Path, run: list[State]) -> None:
     process = make(folder)
-    assert process.boundaries == {4, 6, 8, 12} and not process.predictive
+    assert process.boundaries == {4, 6, 8, 12} and process.predictive and not process.known_sizes
     expected = Expected.of(process, STEPS)
     for state in run:
         expected.check(Window((state,)))

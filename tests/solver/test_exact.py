@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import dreamprop as dp
 from dreamprop.process import Group
-from dreamprop.solver.controller import Paper, Step
+from dreamprop.solver.controller import Paper, Step, remembered
 from dreamprop.solver.norms import Norms
 from dreamprop.solver.window import advance
 from dreamprop.state import clone, equal
@@ -214,11 +214,28 @@ def test_any_chain(
 
 def test_what_came_of_a_bad_guess_is_forgotten() -> None:
     states = [Toy(optimizer("Adam")).init() for _ in range(6)]
-    lost = [False, False, False, False, True, False]
-    assert advance(states, 2, lost) == states[1:4]
-    assert advance(states, 5, lost) == states[4:]
-    assert advance(states, 2, [False] * 6) == states[1:]
-    assert advance(states[:3], 2, [False, False, False, True]) == states[1:3]
+    groups = [{"all": Group(("p",), 0.1)}] * 6
+    norms = [Norms({"p": (0.1 * error) ** 2}, {}, {"p": 1}, True) for error in (0.5, 1.2, 1.9, 2.1, 0.1)]
+    norms.append(Norms(None, {}, {"p": 1}, False))  # behind the last slot nothing was guessed
+    ends = [remembered(Step(1.0), norms, groups, stride) for stride in (2, 4, 5)]
+    assert ends == [4, 4, 6], "the drift of slot 4 was evaluated at a guess that was off by 2.1"
+    assert advance(states, 2, 4) == states[1:4] and advance(states, 5, 6) == states[4:]
+    assert remembered(Paper(), norms, groups, 2) == remembered(Step(1.0), norms[:4], groups, 2) + 2 == 6
+
+
+class Plain(dp.Process):
+    """A chain that knows nothing of momentum: its guesses are copies, whichever predictor is asked for."""
+
+    def __init__(self) -> None:
+        toy = Toy(optimizer("Adam"))
+        self.init, self.drift, self.update, self.groups = toy.init, toy.drift, toy.update, toy.groups  # type: ignore[method-assign]
+
+
+def test_copies_are_not_preferred_to_what_was_rolled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Norms] = []
+    monkeypatch.setattr(Step, "forgets", lambda self, norms, groups: bool(asked.append(norms)))
+    assert min(dp.solve(Plain(), 30, 8, 0.7).stats.strides) < 8 and not asked
+    assert min(dp.solve(Toy(optimizer("Adam")), 30, 8, 0.7).stats.strides) < 8 and asked
 
 
 def test_a_guess_is_bad_by_its_parameters() -> None:
