@@ -17,6 +17,7 @@ from dreamprop.scenes.gaussians.projection import BLUR
 from dreamprop.scenes.gaussians.rasterize import fixed_point_sum, rasterize_shadows
 from dreamprop.scenes.gaussians.scene import Gaussians, matrices
 from dreamprop.scenes.gaussians.splatting import splat
+from dreamprop.scenes.rendered import PictureSpec
 from tests.scenes.gaussians import around, dense, scattered
 
 
@@ -149,7 +150,8 @@ def test_the_start_is_a_grey_ball() -> None:
     assert {name for group in scene.groups().values() for name in group} == set(params)
     assert all(t.shape == (300,) and not t.any() for t in buffers.values())
     seen = cameras.orbit(*(torch.tensor([v]) for v in (15.0, 30.0, 2.4, 45.0)))
-    picture = scene.render({n: p[None] for n, p in params.items()}, {}, seen, 32, 32, torch.zeros(1))
+    spec = PictureSpec(seen, 32, 32, torch.zeros(1))
+    picture = scene.render({n: p[None] for n, p in params.items()}, {}, spec)
     assert picture.opacity[0, 0, 16, 16] > 0.5 and picture.opacity[0, 0, 0, 0] == 0
     color = picture.color[0, :, 16, 16] / picture.opacity[0, :, 16, 16]
     assert (color - 0.5).abs().max() < 0.05

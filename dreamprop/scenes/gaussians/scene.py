@@ -32,8 +32,7 @@ from dreamprop.scenes.gaussians.names import (
     XYZ,
 )
 from dreamprop.scenes.gaussians.with_gsplat import choose
-from dreamprop.scenes.rendered import Rendered
-from dreamprop.scenes.shading import Shading
+from dreamprop.scenes.rendered import PictureSpec, Rendered
 
 COST = 64
 """Pairs of a Gaussian and a pixel that a pixel costs, about."""
@@ -86,26 +85,14 @@ class Gaussians:
         """About so many pairs of a Gaussian and a pixel."""
         return COST
 
-    def render(
-        self,
-        params: Tensors,
-        buffers: Tensors,
-        cameras: Cameras,
-        height: int,
-        width: int,
-        shift: Tensor,
-        *,
-        final: bool = False,
-        shading: Shading | None = None,
-        orientation: bool = False,
-    ) -> Rendered:
+    def render(self, params: Tensors, buffers: Tensors, spec: PictureSpec) -> Rendered:
         """The pictures of W states by splatting; there are no normals, so neither light nor a penalty on them."""
-        if shading is not None or orientation:
+        if spec.shading is not None or spec.orientation:
             raise ValueError(
                 "Gaussians must be seen without light, got shading or a penalty on normals; drop it"
             )
         states = len(params[XYZ])
-        viewmats, ks = (t.unflatten(0, (states, -1)) for t in matrices(cameras, height, width))
+        viewmats, ks = (t.unflatten(0, (states, -1)) for t in matrices(spec.cameras, spec.height, spec.width))
         seen = choose(params[XYZ].device)(
             params[XYZ],
             params[ROTATION],
@@ -114,11 +101,15 @@ class Gaussians:
             _coefficients(params),
             viewmats,
             ks,
-            width,
-            height,
+            spec.width,
+            spec.height,
         )
         return Rendered(
-            seen.color, seen.opacity, None, None, ScreenSpace(seen.means, seen.radii, (width, height))
+            seen.color,
+            seen.opacity,
+            None,
+            None,
+            ScreenSpace(seen.means, seen.radii, (spec.width, spec.height)),
         )
 
     def gather(self, buffers: Tensors, told: Mapping[str, Tensor], step: int) -> Tensors:
