@@ -23,16 +23,6 @@ FLOAT32 = 2e-4
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def pixels(folder: Path) -> Model:
-    return load(tiny.save(folder / "pixels"), "cpu")
-
-
-@pytest.fixture(scope="module")
 def latents(folder: Path) -> Model:
     return load(tiny.save(folder / "latents", latent=True), "cpu")
 

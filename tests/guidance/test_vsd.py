@@ -36,16 +36,6 @@ def make(model: Model, **settings: Any) -> VSD:
     return VSD(base, LoRA(model.unet, RANK))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def pixels(folder: Path) -> Model:
-    return load(tiny.save(folder / "pixels"), "cpu")
-
-
 @dataclass(frozen=True)
 class Asked:
     """Pictures of states whose corrections are far from zero."""
