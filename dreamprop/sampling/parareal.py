@@ -38,7 +38,10 @@ from dreamprop.state import Drift, State
 
 @runtime_checkable
 class CoarseChain(Chain, Protocol):
-    """A chain that can take many steps at once as well, not exactly."""
+    """A chain that can take many steps at once as well, not exactly.
+
+    It may have ``correct(fine, coarse, old)`` too, where the correction below (`correct`) is not its own.
+    """
 
     def jump(self, state: State, drift: Drift, step: int) -> State:
         """The state that enters a later step, from the drift at this one alone; writes nothing in place."""
@@ -89,7 +92,7 @@ def parareal(
     evaluate = evaluators.start(evaluator, chain, exact, tolerance == 0)
     if evaluate.layout is not REPLICATED:
         raise ValueError("layout must be replicated for parareal, got sharded; drop layout")
-    wave = _Wavefront(chain, process.jump, ends, last_sweep, exact)
+    wave = _Wavefront(chain, process.jump, getattr(process, "correct", correct), ends, last_sweep, exact)
     stats, finished = Stats.begin(0, num_steps), False
     while not finished:
         lap, step = Laps(), exact.step
@@ -100,7 +103,7 @@ def parareal(
 
         exact = wave.advance(drifts) or exact
         errors: list[float] = []
-        for sweep, state in wave.correct():
+        for sweep, state in wave.begin():
             if previous is not None:
                 errors.append(difference(state, previous))
                 finished = sweep == last_sweep or errors[-1] < tolerance
@@ -136,6 +139,7 @@ class _Wavefront:
 
     chain: Process
     jump: Callable[[State, Drift, int], State]
+    correct: Callable[[State, State, State], State]
     ends: Sequence[int]
     last_sweep: int
     first: State
@@ -177,7 +181,7 @@ class _Wavefront:
                 self.fine[i + 1, p + 1] = self.under_way.pop((i, p))
         return exact
 
-    def correct(self) -> list[tuple[int, State]]:
+    def begin(self) -> list[tuple[int, State]]:
         """Begin at every x[i, p] that has become known; the last ones, x[B, p], with their sweeps p."""
         found = []
         for p, i in enumerate(self.next_block):
@@ -186,13 +190,19 @@ class _Wavefront:
             state = self.fine.pop((i, p)) if p else self.coarse[i, 0]
             if p:
                 old = self.coarse.pop((i, p - 1))
-                state = state if i == p else _corrected(state, self.coarse[i, p], old)
+                state = state if i == p else self.correct(state, self.coarse[i, p], old)
             self.next_block[p] += 1
             if i < len(self.ends) - 1:
                 self.under_way[i, p] = state
             else:
                 found.append((p, state))
         return found
+
+
+def correct(fine: State, coarse: State, old: State) -> State:
+    """``fine + (coarse - old)`` in the parameters, in this order, so that nothing is rounded where the coarse steps
+    agree; moments and buffers are those of the fine steps."""
+    return replace(fine, params={n: y + (coarse.params[n] - old.params[n]) for n, y in fine.params.items()})
 
 
 def differences(stats: Stats) -> list[float]:
@@ -233,12 +243,6 @@ def block_ends(num_steps: int, blocks: int | None) -> list[int]:
             f"use {math.isqrt(num_steps - 1) + 1}, the root of the steps"
         )
     return [num_steps * i // blocks for i in range(blocks + 1)]
-
-
-def _corrected(fine: State, coarse: State, old: State) -> State:
-    """``fine + (coarse - old)`` in the parameters, in this order, so that nothing is rounded where the coarse steps
-    agree; moments and buffers are those of the fine steps."""
-    return replace(fine, params={n: y + (coarse.params[n] - old.params[n]) for n, y in fine.params.items()})
 
 
 def _check(process: Any, tolerance: float, max_sweeps: int | None) -> None:
