@@ -67,6 +67,7 @@ def srds(
     asked = Prompted(
         pipe, prompt, negative_prompt=negative_prompt, height=height, width=width, guidance_scale=guidance_scale,
         num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents,
+        output_type=output_type,
     )  # fmt: skip
     process = Denoising.of(asked, num_inference_steps)
     if adds_noise(process.scheduler):
@@ -78,7 +79,7 @@ def srds(
         process, process.num_steps, blocks, tolerance=tolerance, max_sweeps=max_sweeps, evaluator=evaluator,
         callback=callback,
     )  # fmt: skip
-    return asked.output(process.samples(solution.state), output_type, solution.stats)
+    return asked.output(process.samples(solution.state), solution.stats)
 
 
 def adds_noise(scheduler: PureScheduler) -> bool:

@@ -7,70 +7,35 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DEISMultistepScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    PNDMScheduler,
-    StableDiffusionPipeline,
-    UniPCMultistepScheduler,
-)
 from torch import Tensor
 
 import dreamprop as dp
 from dreamprop.sampling import Denoising, PureScheduler, parareal, srds
 from dreamprop.sampling.parareal import differences, num_rounds
-from dreamprop.sampling.pipeline import Prompted
 from dreamprop.sampling.process import _from_epsilon
 from dreamprop.state import clone, equal
-from tests.guidance import tiny
+from tests.distributed.cases import denoising
+from tests.sampling.pipes import NOISY, SCHEDULERS, pipeline, scheduler, seeded
 
 PROMPTS = ["a red torus", "a cube"]
-NOISING = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-DETERMINISTIC = [
-    DDIMScheduler,
-    EulerDiscreteScheduler,
-    DPMSolverMultistepScheduler,
-    DEISMultistepScheduler,
-    UniPCMultistepScheduler,
-    HeunDiscreteScheduler,
-    PNDMScheduler,
-]
+DETERMINISTIC = [name for name in SCHEDULERS if name not in NOISY]
 
 
 @pytest.fixture(scope="module")
 def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    found = StableDiffusionPipeline.from_pretrained(
-        tiny.save(tmp_path_factory.mktemp("tiny"), latent=True),
-        torch_dtype=torch.float32,
-        safety_checker=None,
-    )
-    found.set_progress_bar_config(disable=True)
-    return with_scheduler(found, DDIMScheduler)
+    return with_scheduler(pipeline(tmp_path_factory.mktemp("tiny")), "DDIMScheduler")
 
 
-def with_scheduler(pipe: Any, kind: type, **options: Any) -> Any:
+def with_scheduler(pipe: Any, name: str, **options: Any) -> Any:
     """The same pipeline with another scheduler."""
     found = copy.copy(pipe)
-    found.register_modules(scheduler=kind.from_config(pipe.scheduler.config, **options))
+    found.register_modules(scheduler=scheduler(name, **options))
     return found
 
 
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(3)
-
-
-def chain(pipe: Any, steps: int) -> Denoising:
-    return Denoising.of(Prompted(pipe, PROMPTS, generator=seeded()), steps)
-
-
-@pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler])
-def test_tolerance_0_is_the_pipelines_own_picture(pipe: Any, kind: type) -> None:
-    pipe = with_scheduler(pipe, kind)
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_tolerance_0_is_the_pipelines_own_picture(pipe: Any, name: str) -> None:
+    pipe = with_scheduler(pipe, name)
     arguments = {"num_inference_steps": 12, "output_type": "latent", "guidance_scale": 5.0}
     expected = pipe(PROMPTS, generator=seeded(), **arguments).images
     got = srds(pipe, PROMPTS, generator=seeded(), tolerance=0.0, evaluator="serial", **arguments)
@@ -78,10 +43,10 @@ def test_tolerance_0_is_the_pipelines_own_picture(pipe: Any, kind: type) -> None
     assert (got.stats.num_rounds, len(differences(got.stats))) == (12, 4)
 
 
-@pytest.mark.parametrize("kind", DETERMINISTIC)
-def test_all_sweeps_are_the_sequential_chain_whatever_the_scheduler(pipe: Any, kind: type) -> None:
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_all_sweeps_are_the_sequential_chain_whatever_the_scheduler(name: str) -> None:
     """Its history included, which blocks hand on; and none of them writes into a state."""
-    process = chain(with_scheduler(pipe, kind), 13)
+    process = denoising(name, 13)
     kept: list[tuple[dp.State, dp.State]] = []
 
     def evaluator(process: dp.Process, states: list[dp.State]) -> list[dp.Drift]:
@@ -97,7 +62,7 @@ class Exact:
     """What a perfect network predicts where pictures are normal around 0.5 with a standard deviation of 0.3."""
 
     def __init__(self, kind: str) -> None:
-        self.kind, self.levels = kind, DDIMScheduler(**NOISING).alphas_cumprod
+        self.kind, self.levels = kind, scheduler("DDIMScheduler").alphas_cumprod
 
     def __call__(self, samples: Tensor, timesteps: Tensor, pictures: Tensor) -> Tensor:
         level = self.levels[timesteps.round().long()].view(-1, 1, 1, 1)
@@ -106,15 +71,15 @@ class Exact:
 
 
 @pytest.mark.parametrize(
-    ("kind", "prediction"),
-    [(kind, "epsilon") for kind in DETERMINISTIC]
-    + [(kind, prediction) for kind in DETERMINISTIC[:3] for prediction in ("v_prediction", "sample")],
+    ("name", "prediction"),
+    [(name, "epsilon") for name in DETERMINISTIC]
+    + [(name, kind) for name in DETERMINISTIC[:3] for kind in ("v_prediction", "sample")],
 )
-def test_two_sweeps_leave_little(kind: type, prediction: str) -> None:
-    """Where the scheduler has a history too, which two blocks that do not meet would hand on wrongly."""
-    scheduler = PureScheduler(kind(**NOISING, prediction_type=prediction), 64)
-    noise = torch.randn(2, 4, 8, 8, generator=seeded()) * scheduler.init_noise_sigma
-    process = Denoising(Exact(prediction), scheduler, noise)
+def test_every_sweep_leaves_little_of_what_was_off(name: str, prediction: str) -> None:
+    """With schedulers that have a history too: corrected in the samples alone, Heun's and UniPC's get no nearer."""
+    pure = PureScheduler(scheduler(name, prediction_type=prediction), 49)
+    noise = torch.randn(2, 4, 8, 8, generator=seeded()) * pure.init_noise_sigma
+    process = Denoising(Exact(prediction), pure, noise)
     sequential = process.samples(dp.solve_sequential(process, process.num_steps).state)
     off = []
     for sweeps in (1, 2, 3):
@@ -142,18 +107,12 @@ def test_a_tolerance_stops_where_it_says(pipe: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        (DDPMScheduler, {}),
-        (EulerAncestralDiscreteScheduler, {}),
-        (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
-    ],
+    ("name", "options"),
+    [*((name, {}) for name in NOISY), ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"})],
 )
-def test_a_scheduler_that_adds_noise_is_refused(pipe: Any, kind: type, options: dict[str, Any]) -> None:
-    with pytest.raises(
-        ValueError, match=f"add no noise for srds, got {kind.__name__}; use DDIMScheduler"
-    ) as refused:
-        srds(with_scheduler(pipe, kind, **options), "a cube", num_inference_steps=9)
+def test_a_scheduler_that_adds_noise_is_refused(pipe: Any, name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"add no noise for srds, got {name}; use DDIMScheduler") as refused:
+        srds(with_scheduler(pipe, name, **options), "a cube", num_inference_steps=9)
     assert "\n" not in str(refused.value)
 
 
