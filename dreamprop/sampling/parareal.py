@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from numbers import Integral
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 
@@ -36,7 +36,6 @@ from dreamprop.solver.solution import Laps, Round, Solution, Stats
 from dreamprop.state import Drift, State
 
 
-@runtime_checkable
 class CoarseChain(Chain, Protocol):
     """A chain that can take many steps at once as well, not exactly.
 

@@ -87,7 +87,7 @@ def test_every_sweep_leaves_little_of_what_was_off(name: str, prediction: str) -
             process, process.num_steps, tolerance=0.0, max_sweeps=sweeps, evaluator="batched"
         ).state
         off.append(float((process.samples(got) - sequential).abs().mean()))
-    assert off[0] < 0.005 and off[1] < off[0] / 20 and off[2] < off[1] / 20
+    assert off[0] < 0.01 and off[1] < off[0] / 20 and off[2] < off[1] / 20
 
 
 def test_a_tolerance_stops_where_it_says(pipe: Any) -> None:
