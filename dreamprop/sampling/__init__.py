@@ -1,7 +1,9 @@
 """Sampling from diffusion models in parallel: a scheduler's chain, solved in windows, blocks or sweeps."""
 
 from dreamprop.sampling.paradigms import paradigms
+from dreamprop.sampling.parareal import parareal
 from dreamprop.sampling.process import Denoising
 from dreamprop.sampling.scheduler import PureScheduler
+from dreamprop.sampling.srds import srds
 
-__all__ = ["Denoising", "PureScheduler", "paradigms"]
+__all__ = ["Denoising", "PureScheduler", "paradigms", "parareal", "srds"]
