@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,7 +49,7 @@ def load_pipeline(
 
     name = os.fspath(path)
     local = is_folder(name)
-    with refusing(name):
+    with refusing(name), _without_bar():
         index = index_of(name, local)
         found = str(index.get("_class_name"))
         if found != KIND or not has_vae(index):
@@ -64,3 +66,17 @@ def load_pipeline(
     for part in (pipe.unet, pipe.text_encoder, pipe.vae):
         part.requires_grad_(False).eval()
     return pipe.to(torch.device(device))
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """A block in which diffusers shows no bar of what it loads: it is over before there is one to see."""
+    from diffusers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
