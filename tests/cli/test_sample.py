@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import diffusers
@@ -18,6 +19,8 @@ from PIL import Image
 
 from dreamprop.cli import main
 from dreamprop.runs.progress import Progress
+from dreamprop.runs.sampling.methods import METHODS, Method
+from dreamprop.sampling import paradigms
 from tests.cli.runs import Refused, contents, summary
 from tests.cli.shipped import REPOSITORY
 from tests.guidance.tiny import save
@@ -165,6 +168,39 @@ def test_compare_of_equal_runs_is_a_number(sample: Sample) -> None:
     }
 
 
+def plain(pipe: object, prompt: str, *, num_inference_steps: int = 50, **shared: object) -> object:
+    """A method without windows and tolerance, which is called with what it takes."""
+    return paradigms(pipe, prompt, num_inference_steps=num_inference_steps, window=1, **shared)
+
+
+plain.__signature__ = signature(plain).replace(  # type: ignore[attr-defined]
+    parameters=[
+        p
+        for p in signature(paradigms).parameters.values()
+        if p.name not in ("window", "tolerance", "predictor", "eta")
+    ]
+)
+
+
+def test_a_method_takes_what_its_function_takes(
+    sample: Sample, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "plain", Method(plain, "nothing", contiguous=False))
+    chosen = "system.sampler.method=plain"
+    for key, value in (("parallel.window", 4), ("parallel.tolerance", 0.5), ("system.sampler.eta", 0.5)):
+        line = refused(sample("--sample", chosen, f"{key}={value}"))
+        assert f"{key} must be left out with method plain, got {value}; drop it" in line
+        assert "use system.sampler.method=paradigms" in line
+    assert sample("--sample", chosen) == 0
+    told = summary(FOLDER)
+    assert told["method"] == "plain" and told["window"] is None and told["tolerance"] is None
+    assert not (FOLDER / "rounds.png").exists()
+    assert sample("--compare", chosen, "tag=compared") == 0
+    compared = FOLDER.with_name("compared")
+    assert json.loads((compared / "report.json").read_text())["identical"] is True
+    assert "method plain" in (compared / "report.html").read_text()
+
+
 def test_two_processes_draw_the_same_pictures(sample: Sample, arguments: list[str]) -> None:
     fixed = ["parallel.window=3", "parallel.sub_batch=1", "system.sampler.eta=1"]
     assert sample("--sample", *fixed) == 0
@@ -199,7 +235,7 @@ def test_a_run_that_is_ended_leaves_no_picture(
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("system.sampler.method=deis", ["system.sampler.method must be one of paradigms", "'deis'"]),
+        ("system.sampler.method=deis", ["system.sampler.method must be one of", "paradigms", "'deis'"]),
         ("system.sampler.scheduler=plms", ["ddim, ddpm, dpm-solver++, euler, heun", "'plms'"]),
         ("system.sampler.num_inference_steps=0", ["num_inference_steps", ">= 1", "got 0", "use 50"]),
         ("system.sampler.num_inference_steps=1001", ["num_inference_steps", "[1, 1000]", "1001", "use 50"]),
@@ -208,7 +244,7 @@ def test_a_run_that_is_ended_leaves_no_picture(
         ("system.sampler.num_images_per_prompt=0", ["num_images_per_prompt", ">= 1", "use 4"]),
         ("system.sampler.height=12", ["system.sampler.height", "multiple of 8", "got 12", "use 8"]),
         ("system.sampler.width=0", ["system.sampler.width", ">= 8", "use null"]),
-        ("system.sampler.sweeps=3", ["unknown key system.sampler.sweeps"]),
+        ("system.sampler.num_stages=3", ["unknown key system.sampler.num_stages", "did you mean"]),
         ("system.guidance.guidance_scale=-1", ["system.guidance.guidance_scale", ">= 0", "use 7.5"]),
         ("system.guidance.pretrained_model_name_or_path=./nowhere", ["nowhere", "model_index.json"]),
         (
@@ -220,7 +256,7 @@ def test_a_run_that_is_ended_leaves_no_picture(
         ("parallel.tolerance=.nan", ["parallel.tolerance", "finite"]),
         ("parallel.window=0", ["parallel.window", ">= 1", "got 0"]),
         ("parallel.window=eight", ["parallel.window", "'eight'", "use auto"]),
-        ("parallel.predictor=guess", ["parallel.predictor", "momentum, hold"]),
+        ("parallel.predictor=guess", ["parallel.predictor must be one of", "momentum", "'guess'"]),
         ("parallel.evaluator=gpu", ["parallel.evaluator", "'gpu'"]),
         ("parallel.error_rule=paper", ["unknown key parallel.error_rule"]),
         ("seed=-1", ["seed", "got -1"]),

@@ -110,7 +110,9 @@ class SamplingParallelConfig:
     """Largest error of a guess that is accepted, in the units of the method; 0: the sequential result, for proofs.
     `paradigms`: 0.1 times the noise of a step."""
     predictor: str | None = None
-    """The guess for steps new in the window: `momentum` goes on with the last prediction, `hold` copies."""
+    """The guess for steps of the window: `momentum` goes on with the last prediction in steps that are new in it,
+    `restart` in all of them, `hold` copies; null with `paradigms`: `restart` where steps add no noise, else
+    `momentum`."""
     evaluator: str | None = None
     """`batched`, `serial`, `distributed`, or null: distributed under torchrun; else batched, but serial with
     `window: 1` and `tolerance: 0`."""
