@@ -8,8 +8,8 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -168,18 +168,16 @@ def test_compare_of_equal_runs_is_a_number(sample: Sample) -> None:
     }
 
 
-def plain(pipe: object, prompt: str, *, num_inference_steps: int = 50, **shared: object) -> object:
+def plain(
+    pipe: Any, prompt: str, *, num_inference_steps: int, num_images_per_prompt: int, guidance_scale: float,
+    generator: torch.Generator, output_type: str, evaluator: Any, callback: Any,
+) -> Any:  # fmt: skip
     """A method without windows and tolerance, which is called with what it takes."""
-    return paradigms(pipe, prompt, num_inference_steps=num_inference_steps, window=1, **shared)
-
-
-plain.__signature__ = signature(plain).replace(  # type: ignore[attr-defined]
-    parameters=[
-        p
-        for p in signature(paradigms).parameters.values()
-        if p.name not in ("window", "tolerance", "predictor", "eta")
-    ]
-)
+    return paradigms(
+        pipe, prompt, num_inference_steps=num_inference_steps, num_images_per_prompt=num_images_per_prompt,
+        guidance_scale=guidance_scale, generator=generator, output_type=output_type, window=1,
+        evaluator=evaluator, callback=callback,
+    )  # fmt: skip
 
 
 def test_a_method_takes_what_its_function_takes(
