@@ -20,7 +20,7 @@ from dreamprop.runs.artifacts.config import ExportConfig, OutputConfig
 from dreamprop.solver.controller import AGGREGATES, ERROR_RULES
 from dreamprop.solver.nonfinite import ON_NONFINITE
 from dreamprop.solver.picard import solve
-from dreamprop.solver.predict import PREDICTORS
+from dreamprop.solver.predict import RESUMABLE
 
 PURITY = ("strict", "warn")
 """What may become of a run whose steps turn out to be no functions of their state."""
@@ -111,7 +111,7 @@ class ParallelConfig:
         if self.error_rule == "paper":  # which a tolerance of 0, the proof, cannot come with
             number("parallel.tolerance", self.tolerance, 0, above=True, remedy="use parallel.error_rule=step")
         choose(self.aggregate, list(AGGREGATES), "parallel.aggregate")
-        choose(self.predictor, list(PREDICTORS), "parallel.predictor")
+        choose(self.predictor, RESUMABLE, "parallel.predictor")
         if self.evaluator is not None:
             choose(self.evaluator, list(EVALUATORS), "parallel.evaluator")
         choose(self.layout, LAYOUTS, "parallel.layout")

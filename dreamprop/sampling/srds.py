@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamprop import rng
 from dreamprop.evaluate import Evaluator
 from dreamprop.sampling.parareal import parareal
 from dreamprop.sampling.pipeline import Prompted
 from dreamprop.sampling.process import Denoising
-from dreamprop.sampling.scheduler import PureScheduler
 from dreamprop.solver.solution import Round
 
 TOLERANCE = 0.1
@@ -70,7 +68,7 @@ def srds(
         output_type=output_type,
     )  # fmt: skip
     process = Denoising.of(asked, num_inference_steps)
-    if adds_noise(process.scheduler):
+    if process.scheduler.stochastic:
         raise ValueError(
             f"scheduler must add no noise for srds, got {type(pipe.scheduler).__name__}; use DDIMScheduler, "
             "or paradigms"
@@ -80,11 +78,3 @@ def srds(
         callback=callback,
     )  # fmt: skip
     return asked.output(process.samples(solution.state), solution.stats)
-
-
-def adds_noise(scheduler: PureScheduler) -> bool:
-    """Whether a scheduler's first step depends on its generator."""
-    sample = torch.full((1, 1, 2, 2), 0.5, device=scheduler.timesteps.device)
-    draws = (rng.generator(seed, 0, "sampling/probe") for seed in (0, 1))
-    one, other = (scheduler.step(sample, sample, 0, {}, [draw])[0] for draw in draws)
-    return not torch.equal(one, other)

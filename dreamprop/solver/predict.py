@@ -31,3 +31,6 @@ PREDICTORS: dict[str, Callable[[Process, State], State]] = {
 """Guesses by name. A round that accepts a part of its window leaves rolled-out states behind it; ``restart`` forgets
 them and guesses all of the next window anew, which is better where predictions are nearly right: without noise;
 ``anderson`` mixes them with those of the round before."""
+
+RESUMABLE = tuple(name for name in PREDICTORS if name != "anderson")
+"""Those with which a window is all that a run needs to go on: mixing remembers the round before."""

@@ -225,7 +225,7 @@ TOY = Toy(optimizer("SGD"))
         ),
         (
             lambda: dp.solve(TOY, 5, predictor="none"),
-            "predictor must be one of momentum, hold, restart, got 'none'",
+            "predictor must be one of momentum, hold, restart, anderson, got 'none'",
         ),
         (
             lambda: dp.solve(TOY, 5, evaluator="gpu"),

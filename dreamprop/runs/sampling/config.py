@@ -11,6 +11,7 @@ from dreamprop.errors import InputError
 from dreamprop.runs.config import ParallelConfig, RunConfig
 from dreamprop.runs.sampling.methods import METHODS, taken
 from dreamprop.sampling.loading import SCHEDULERS
+from dreamprop.solver.predict import PREDICTORS
 
 SAMPLING = "sampling-system"
 """The `system_type` of a config that makes pictures."""
@@ -59,6 +60,11 @@ class SamplerConfig:
     """Pixels; null: what the model was trained on."""
     width: int | None = None
     """Pixels; null: what the model was trained on."""
+
+    blocks: int | None = None
+    """Of `srds`: into how many the steps are cut; null: the root of their number."""
+    max_sweeps: int | None = None
+    """Of `srds`: where to stop in any case; null: as many as blocks, where the pictures are exact."""
 
     def __post_init__(self) -> None:
         key = "system.sampler"
@@ -111,8 +117,8 @@ class SamplingParallelConfig:
     `paradigms`: 0.1 times the noise of a step."""
     predictor: str | None = None
     """The guess for steps of the window: `momentum` goes on with the last prediction in steps that are new in it,
-    `restart` in all of them, `hold` copies; null with `paradigms`: `restart` where steps add no noise, else
-    `momentum`."""
+    `restart` in all of them, `anderson` mixes two rounds, `hold` copies; null with `paradigms`: `restart` where steps
+    add no noise, else `anderson`."""
     evaluator: str | None = None
     """`batched`, `serial`, `distributed`, or null: distributed under torchrun; else batched, but serial with
     `window: 1` and `tolerance: 0`."""
@@ -123,11 +129,13 @@ class SamplingParallelConfig:
 
     def __post_init__(self) -> None:
         _ = self.checked
+        if self.predictor is not None:
+            choose(self.predictor, list(PREDICTORS), "parallel.predictor")
 
     @property
     def checked(self) -> ParallelConfig:
         """The same settings as those of a run that trains, which checks them."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "predictor"}
         return ParallelConfig(**{name: value for name, value in values.items() if value is not None})
 
 

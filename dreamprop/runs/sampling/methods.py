@@ -13,6 +13,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 from dreamprop.sampling.paradigms import paradigms
+from dreamprop.sampling.srds import srds
 
 STEP_BY_STEP = partial(paradigms, window=1)
 """The pipeline's scheduler, as it is."""
@@ -34,6 +35,7 @@ class Method:
 
 METHODS = {
     "paradigms": Method(paradigms, "noise of a step, root mean square"),
+    "srds": Method(srds, "mean absolute difference of two sweeps", contiguous=False),
 }
 """The methods by `system.sampler.method`."""
 
