@@ -47,6 +47,9 @@ class PureScheduler:
         device: torch.device | str = "cpu",
     ) -> None:
         self._name, config = type(scheduler).__name__, scheduler.config
+        for name in ("alphas_cumprod", "init_noise_sigma", "prediction_type"):
+            if not hasattr(scheduler, name) and name not in config:
+                raise self._refusal(f"has no {name}")
         accepted = inspect.signature(scheduler.step).parameters
         most = int(config.num_train_timesteps)
         if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= most:
@@ -163,7 +166,10 @@ class PureScheduler:
             if hasattr(scheduler, "scale_model_input"):
                 scheduler.scale_model_input(sample, t)
             seen.append(_attributes(scheduler))
-            sample = scheduler.step(sample, t, sample, **options, return_dict=False)[0]
+            try:
+                sample = scheduler.step(sample, t, sample, **options, return_dict=False)[0]
+            except TypeError as error:
+                raise self._refusal(f"wants more: {error}") from error
         seen.append(_attributes(scheduler))
         if not torch.equal(untouched, torch.random.get_rng_state()):
             torch.random.set_rng_state(untouched)

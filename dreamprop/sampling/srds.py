@@ -73,6 +73,11 @@ def srds(
             f"scheduler must add no noise for srds, got {type(pipe.scheduler).__name__}; use DDIMScheduler, "
             "or paradigms"
         )
+    if not process.scheduler.levels[0] > 0:
+        raise ValueError(
+            "scheduler must leave some of the picture in its first sample for srds, got rescale_betas_zero_snr; "
+            "use paradigms"
+        )
     solution = parareal(
         process, process.num_steps, blocks, tolerance=tolerance, max_sweeps=max_sweeps, evaluator=evaluator,
         callback=callback,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dreamprop.sampling.scheduler import PureScheduler
 
-from .pipes import BETAS, SCHEDULERS, network, scheduler
+from .pipes import SCHEDULERS, network, scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # numpy arrays made of tensors
 
@@ -142,11 +142,28 @@ class Secretive(diffusers.DDIMScheduler):
         return super().step(*arguments, **options)
 
 
-@pytest.mark.parametrize(("kind", "why"), [(Restless, "draws noise of its own"), (Secretive, "keeps tree")])
+class Wanting(diffusers.DDIMScheduler):
+    """A scheduler that is told of a mask as well."""
+
+    def step(self, prediction: Tensor, t: Tensor, sample: Tensor, mask: Tensor, **options: Any) -> Any:
+        return super().step(prediction, t, mask * sample, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Restless, "draws noise of its own"),
+        (Secretive, "keeps tree"),
+        (diffusers.IPNDMScheduler, "has no alphas_cumprod"),
+        (diffusers.FlowMatchEulerDiscreteScheduler, "has no alphas_cumprod"),
+        (diffusers.RePaintScheduler, "has no prediction_type"),
+        (Wanting, "wants more: .*mask"),
+    ],
+)
 def test_what_cannot_be_taken_apart_is_refused(kind: type, why: str) -> None:
     before = torch.random.get_rng_state()
     with pytest.raises(ValueError, match=f"got {kind.__name__}, which {why}.*; use DDIMScheduler"):
-        PureScheduler(kind(**BETAS), STEPS)
+        PureScheduler(kind(), STEPS)
     assert torch.equal(before, torch.random.get_rng_state())
 
 

@@ -116,6 +116,14 @@ def test_a_scheduler_that_adds_noise_is_refused(pipe: Any, name: str, options: d
     assert "\n" not in str(refused.value)
 
 
+def test_a_first_sample_of_pure_noise_is_refused(pipe: Any) -> None:
+    told = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    with pytest.raises(
+        ValueError, match=r"must leave some of the picture.*got rescale_betas_zero_snr; use paradigms"
+    ):
+        srds(with_scheduler(pipe, "DDIMScheduler", **told), "a cube", num_inference_steps=9)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
