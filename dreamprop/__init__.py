@@ -1,6 +1,6 @@
 """dreamprop: text-to-3D by score distillation, solved in parallel over its steps (arXiv:2311.17082)."""
 
-from dreamprop import evaluate, optim
+from dreamprop import evaluate, optim, sampling
 from dreamprop.adapters.purity import ImpureDrift
 from dreamprop.adapters.wrap import wrap
 from dreamprop.process import Group, Process
@@ -23,6 +23,7 @@ __all__ = [
     "Stats",
     "evaluate",
     "optim",
+    "sampling",
     "solve",
     "solve_sequential",
     "wrap",
