@@ -48,7 +48,7 @@ class PureScheduler:
     ) -> None:
         self._name, config = type(scheduler).__name__, scheduler.config
         for name in ("alphas_cumprod", "init_noise_sigma", "prediction_type"):
-            if not hasattr(scheduler, name) and name not in config:
+            if name not in config and not hasattr(scheduler, name):
                 raise self._refusal(f"has no {name}")
         accepted = inspect.signature(scheduler.step).parameters
         most = int(config.num_train_timesteps)
