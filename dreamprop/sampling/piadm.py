@@ -1,0 +1,151 @@
+"""PIADM-SDE and PIADM-ODE: diffusion sampling in a poly-logarithmic number of parallel rounds, arXiv:2405.15986.
+
+The time from noise to data is cut into blocks of length O(1), a block into points, and a block is solved by Picard
+sweeps of the exponential integrator, all of its scores in one call. The error of k sweeps falls as (L h)^k / k!, so
+O(log d) of them bring it below that of the grid, and O(log d) blocks take O(log^2 d) rounds.
+The ODE form needs fewer points, O(sqrt(d)) for O(d), and after each block a corrector: underdamped Langevin dynamics at
+the block's last noise level, by the same sweeps, which turns nearness in Wasserstein distance into nearness in total
+variation.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamprop.sampling.exponential import AffineStep, ddim, decreasing, exponential
+from dreamprop.sampling.langevin import UnderdampedLangevin
+from dreamprop.sampling.ornstein_uhlenbeck import ReverseOU, sigma
+from dreamprop.sampling.picard_blocks import Block
+from dreamprop.sampling.randomized_midpoint import randomized_midpoint_step
+from dreamprop.sampling.score_chain import Score, ScoreChain, Step
+
+FORMS = {"sde": 1.0, "ode": 0.0}
+"""The variance of the noise that the reversed process puts in."""
+
+
+@dataclass(frozen=True)
+class Corrector:
+    """Underdamped Langevin dynamics at one noise level, in units of the length on which its score changes.
+
+    -grad^2 log p_t is at most 1 / sigma_t^2, since p_t is a convolution with N(0, sigma_t^2 I): so sigma_t is that
+    length, and with time in the same unit the level's equations are those of a score of Lipschitz constant 1.
+    """
+
+    num_steps: int = 4
+    """Steps of a block."""
+    sweeps: int = 2
+    """Picard sweeps of a block."""
+    duration: float = 0.5
+    """How long it acts, in units of sigma_t."""
+    friction: float = 2.0
+    """gamma in units of 1 / sigma_t."""
+    randomized: bool = False
+    """Whether a step has one randomised midpoint (arXiv:1909.05503), and no sweeps; else exponential integration."""
+
+    def __post_init__(self) -> None:
+        Block(self.num_steps, self.sweeps)
+        if not (math.isfinite(self.duration) and self.duration > 0):
+            raise ValueError(f"duration of the corrector must be > 0, got {self.duration}; use about 0.5")
+
+    def steps(self, time: float, n: int, seed: int, key: int) -> tuple[list[Step], list[Block]]:
+        """The steps at a noise level, and the blocks in which they are parallel.
+
+        Raises:
+            ValueError: there is no noise at that time.
+        """
+        if time <= 0:
+            raise ValueError(f"time of a corrector must be > 0, got {time}; stop earlier or correct nothing")
+        unit = float(sigma(torch.tensor(time, dtype=torch.float64)))
+        sde, h = UnderdampedLangevin(self.friction / unit), self.duration * unit / self.num_steps
+        if not self.randomized:
+            same = range(self.num_steps)
+            return [exponential(sde, time, h, refresh=i == 0) for i in same], [
+                Block(self.num_steps, self.sweeps)
+            ]
+        steps: list[Step] = []
+        blocks: list[Block] = []
+        for i in range(self.num_steps):
+            more, cut = randomized_midpoint_step(
+                sde, time, h, n=n, seed=seed, key=key + i, clock=0.0, refresh=i == 0
+            )
+            steps, blocks = steps + more, blocks + cut
+        return steps, blocks
+
+
+def block_times(start: float, end: float, blocks: int, points: int) -> list[list[float]]:
+    """The grid of arXiv:2405.15986: blocks of equal length with even points, but for the last one, whose steps shrink
+    in proportion to the time that is left; [blocks] of [points + 1] falling times.
+
+    Args:
+        start: T, the time of pure noise.
+        end: where to stop, > 0, since the score grows as 1 / sqrt(t).
+        blocks: O(log d) of them.
+        points: steps of a block.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    for name, value in (("blocks", blocks), ("points", points)):
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}; use at least 1")
+    length = start / blocks
+    if not 0 < end < length:
+        raise ValueError(f"end must lie in (0, {length}), the last block, got {end}; stop nearer to the data")
+    even = [[start - length * (b + m / points) for m in range(points + 1)] for b in range(blocks - 1)]
+    return [*even, [length * (end / length) ** (m / points) for m in range(points + 1)]]
+
+
+def reverse_chain(
+    score: Score,
+    x: Tensor,
+    times: Sequence[Sequence[float]],
+    *,
+    form: str = "sde",
+    sweeps: int,
+    corrector: Corrector | None = None,
+    hold: str = "score",
+    seed: int = 0,
+) -> tuple[ScoreChain, list[Block]]:
+    """A reversed Ornstein-Uhlenbeck process as a chain, and the blocks that make it PIADM.
+
+    Args:
+        score: of the particles at their times.
+        x: [n, ...] the particles at the first time.
+        times: falling times of each block; a block begins where the one before it ends.
+        form: ``sde``, or ``ode`` for the probability flow.
+        sweeps: Picard sweeps of a block.
+        corrector: at the end of each block.
+        hold: what is constant over a step: the ``score``, as published, or for the ODE the predicted ``noise``: DDIM.
+        seed: of the noise.
+
+    Returns:
+        The chain, for ``solve_sequential`` and ``solve``; and its blocks, for ``solve_blocks``.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}; use sde")
+    if hold not in ("score", "noise") or (hold == "noise" and form != "ode"):
+        raise ValueError(f"hold must be score, or noise with form ode, got {hold!r} with {form}; use score")
+    sde = ReverseOU(FORMS[form])
+    steps: list[Step] = []
+    blocks: list[Block] = []
+    for block in times:
+        grid = decreasing(block)
+        steps += [_step(sde, t, t - later, hold) for t, later in itertools.pairwise(grid)]
+        blocks.append(Block(len(grid) - 1, sweeps))
+        if corrector is not None:
+            more, cut = corrector.steps(grid[-1], len(x), seed, len(steps))
+            steps, blocks = steps + more, blocks + cut
+    return ScoreChain(score, steps, x, seed), blocks
+
+
+def _step(sde: ReverseOU, t: float, h: float, hold: str) -> AffineStep:
+    return ddim(t, h) if hold == "noise" else exponential(sde, t, h)
