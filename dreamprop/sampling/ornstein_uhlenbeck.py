@@ -34,6 +34,21 @@ def sigma(t: Tensor) -> Tensor:
     return torch.sqrt(-torch.expm1(-t))
 
 
+FORMS = {"sde": 1.0, "ode": 0.0}
+"""eta by the name of a form."""
+
+
+def eta_of(form: str) -> float:
+    """The eta of a form.
+
+    Raises:
+        ValueError: there is no such form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}; use sde")
+    return FORMS[form]
+
+
 @dataclass(frozen=True)
 class ReverseOU:
     """The reversed process as a linear SDE: A = 1/2, b = (1 + eta)/2, g = sqrt(eta)."""

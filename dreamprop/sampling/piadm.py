@@ -10,72 +10,16 @@ variation.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 
-import torch
 from torch import Tensor
 
+from dreamprop.sampling.corrector import Corrector
 from dreamprop.sampling.exponential import AffineStep, ddim, decreasing, exponential
-from dreamprop.sampling.langevin import UnderdampedLangevin
-from dreamprop.sampling.ornstein_uhlenbeck import ReverseOU, sigma
+from dreamprop.sampling.ornstein_uhlenbeck import ReverseOU, eta_of
 from dreamprop.sampling.picard_blocks import Block
-from dreamprop.sampling.randomized_midpoint import randomized_midpoint_step
 from dreamprop.sampling.score_chain import Score, ScoreChain, Step
-
-FORMS = {"sde": 1.0, "ode": 0.0}
-"""The variance of the noise that the reversed process puts in."""
-
-
-@dataclass(frozen=True)
-class Corrector:
-    """Underdamped Langevin dynamics at one noise level, in units of the length on which its score changes.
-
-    -grad^2 log p_t is at most 1 / sigma_t^2, since p_t is a convolution with N(0, sigma_t^2 I): so sigma_t is that
-    length, and with time in the same unit the level's equations are those of a score of Lipschitz constant 1.
-    """
-
-    num_steps: int = 4
-    """Steps of a block."""
-    sweeps: int = 2
-    """Picard sweeps of a block."""
-    duration: float = 0.5
-    """How long it acts, in units of sigma_t."""
-    friction: float = 2.0
-    """gamma in units of 1 / sigma_t."""
-    randomized: bool = False
-    """Whether a step has one randomised midpoint (arXiv:1909.05503), and no sweeps; else exponential integration."""
-
-    def __post_init__(self) -> None:
-        Block(self.num_steps, self.sweeps)
-        if not (math.isfinite(self.duration) and self.duration > 0):
-            raise ValueError(f"duration of the corrector must be > 0, got {self.duration}; use about 0.5")
-
-    def steps(self, time: float, n: int, seed: int, key: int) -> tuple[list[Step], list[Block]]:
-        """The steps at a noise level, and the blocks in which they are parallel.
-
-        Raises:
-            ValueError: there is no noise at that time.
-        """
-        if time <= 0:
-            raise ValueError(f"time of a corrector must be > 0, got {time}; stop earlier or correct nothing")
-        unit = float(sigma(torch.tensor(time, dtype=torch.float64)))
-        sde, h = UnderdampedLangevin(self.friction / unit), self.duration * unit / self.num_steps
-        if not self.randomized:
-            same = range(self.num_steps)
-            return [exponential(sde, time, h, refresh=i == 0) for i in same], [
-                Block(self.num_steps, self.sweeps)
-            ]
-        steps: list[Step] = []
-        blocks: list[Block] = []
-        for i in range(self.num_steps):
-            more, cut = randomized_midpoint_step(
-                sde, time, h, n=n, seed=seed, key=key + i, clock=0.0, refresh=i == 0
-            )
-            steps, blocks = steps + more, blocks + cut
-        return steps, blocks
 
 
 def block_times(start: float, end: float, blocks: int, points: int) -> list[list[float]]:
@@ -130,16 +74,14 @@ def reverse_chain(
     Raises:
         ValueError: an argument is out of range.
     """
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}; use sde")
+    sde = ReverseOU(eta_of(form))
     if hold not in ("score", "noise") or (hold == "noise" and form != "ode"):
         raise ValueError(f"hold must be score, or noise with form ode, got {hold!r} with {form}; use score")
-    sde = ReverseOU(FORMS[form])
     steps: list[Step] = []
     blocks: list[Block] = []
     for block in times:
         grid = decreasing(block)
-        steps += [_step(sde, t, t - later, hold) for t, later in itertools.pairwise(grid)]
+        steps += [_step(sde, t, t - later, hold) for t, later in pairwise(grid)]
         blocks.append(Block(len(grid) - 1, sweeps))
         if corrector is not None:
             more, cut = corrector.steps(grid[-1], len(x), seed, len(steps))

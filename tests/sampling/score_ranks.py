@@ -15,13 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import dreamprop as dp
 from dreamprop.distributed.rendezvous import init_process_group
 from dreamprop.evaluate.distributed import digest
-from dreamprop.sampling.langevin import UnderdampedLangevin
+from dreamprop.sampling.corrector import Corrector, langevin_chain
+from dreamprop.sampling.langevin import Langevin, UnderdampedLangevin
 from dreamprop.sampling.mixture import GaussianMixture
-from dreamprop.sampling.ornstein_uhlenbeck import ReverseOU
-from dreamprop.sampling.piadm import Corrector, block_times, reverse_chain
+from dreamprop.sampling.piadm import block_times, reverse_chain
 from dreamprop.sampling.picard_blocks import Block, solve_blocks
-from dreamprop.sampling.randomized_midpoint import randomized_midpoint_step
-from dreamprop.sampling.score_chain import ScoreChain, Step, gaussian
+from dreamprop.sampling.randomized_midpoint import midpoint_chain
+from dreamprop.sampling.score_chain import ScoreChain, gaussian
 from tests.distributed.forks import forked
 
 RANKS = (1, 2, 3)
@@ -38,21 +38,13 @@ def chains() -> dict[str, tuple[ScoreChain, list[Block]]]:
     score, x = target().score, gaussian((5, 4), 0)
     times = block_times(6.0, 0.01, 2, 7)
     ode = {"form": "ode", "sweeps": 3, "corrector": Corrector(num_steps=5, sweeps=2)}
-    found = {
+    return {
         "PIADM-SDE": reverse_chain(score, x, times, sweeps=4),
         "PIADM-ODE": reverse_chain(score, x, times, **ode),
+        "midpoints": midpoint_chain(score, x, times, midpoints=4, sweeps=1, corrector=Corrector()),
+        "Langevin": langevin_chain(score, x, Langevin(), 0.05, 12, block=6, sweeps=3),
+        "underdamped": langevin_chain(score, x, UnderdampedLangevin(), 0.4, 3, midpoints=5, sweeps=2),
     }
-    for name, sde, clock in (("midpoints", ReverseOU(0.0), 1.0), ("Langevin", UnderdampedLangevin(), 0.0)):
-        steps: list[Step] = []
-        blocks: list[Block] = []
-        for i in range(3):
-            time = 3.0 - 0.9 * i if clock else 0.0
-            more, cut = randomized_midpoint_step(
-                sde, time, 0.9, n=5, seed=0, key=i, midpoints=5, sweeps=2, clock=clock, refresh=not clock
-            )
-            steps, blocks = steps + more, blocks + cut
-        found[name] = ScoreChain(score, steps, x), blocks
-    return found
 
 
 def work(folder: Path) -> None:

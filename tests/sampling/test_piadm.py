@@ -15,8 +15,9 @@ from torch import Tensor
 
 import dreamprop as dp
 from dreamprop.evaluate.distributed import digest
+from dreamprop.sampling.corrector import Corrector
 from dreamprop.sampling.mixture import GaussianMixture
-from dreamprop.sampling.piadm import Corrector, block_times, reverse_chain
+from dreamprop.sampling.piadm import block_times, reverse_chain
 from dreamprop.sampling.picard_blocks import Block, solve_blocks
 from dreamprop.sampling.score_chain import Score, ScoreChain, gaussian
 from dreamprop.state import equal
@@ -162,7 +163,7 @@ def test_any_number_of_ranks_gives_the_same_bits(name: str, ranks: dict[str, dic
         (lambda: block_times(6.0, 0.0, 3, 4), "end must lie in"),
         (lambda: make("sde", 0), "sweeps of a block must be an integer >= 1, got 0"),
         (lambda: make("heun", 2), "form must be one of sde, ode, got 'heun'"),
-        (lambda: Corrector(num_steps=0), "num_steps of a block"),
+        (lambda: Corrector(num_steps=0), "num_steps must be >= 1"),
         (lambda: Corrector(duration=0.0), "duration of the corrector must be > 0"),
         (lambda: reverse_chain(TARGET.score, torch.zeros(1, 3), [[1.0, 2.0]], sweeps=1), "times must fall"),
         (
