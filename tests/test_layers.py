@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1] / "dreamprop"
 ORDER = [
     *("state", "process", "rng", "schedule", "errors", "config", "utils", "optim"),
     *("distributed", "evaluate", "solver", "checkpoint", "adapters"),
-    *("scenes", "prior", "guidance", "methods", "threestudio", "runs", "cli"),
+    *("scenes", "prior", "guidance", "methods", "threestudio", "sampling", "runs", "cli"),
 ]
 """A package imports itself and what stands to its left."""
 PHYSICS = {"scenes", "prior", "guidance", "methods"}
@@ -109,7 +109,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("diffusers", {"guidance", "prior", "threestudio"}),
+        ("diffusers", {"guidance", "prior", "sampling", "threestudio"}),
         ("nerfacc", {"scenes", "threestudio"}),
         ("gsplat", {"scenes"}),
         ("pickle", set()),

@@ -1,0 +1,7 @@
+"""Sampling from diffusion models in parallel: a scheduler's chain, solved in windows, blocks or sweeps."""
+
+from dreamprop.sampling.paradigms import paradigms
+from dreamprop.sampling.process import Denoising
+from dreamprop.sampling.scheduler import PureScheduler
+
+__all__ = ["Denoising", "PureScheduler", "paradigms"]

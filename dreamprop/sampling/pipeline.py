@@ -1,0 +1,184 @@
+"""A text-to-image pipeline of diffusers taken apart: prompts, U-Net and autoencoder, without its loop.
+
+Legend: B pictures, C x H x W a latent; N latents that the U-Net sees in one call; T timesteps of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamprop.guidance.denoiser import to_epsilon
+from dreamprop.solver.solution import Stats
+
+
+class Prompted:
+    """Pictures that a pipeline is asked for: a `Denoiser` that knows their prompts, and what goes on before and behind
+    a sampler.
+
+    Its arguments are those of `StableDiffusionPipeline`, and mean the same.
+
+    Args:
+        pipe: a `StableDiffusionPipeline`; it is left as it is.
+        prompt: of each picture, or of all.
+        negative_prompt: what guidance leads away from; nothing by default.
+        height, width: in pixels; by default the U-Net's.
+        guidance_scale: s of eps_u + s (eps_c - eps_u) (arXiv:2207.12598); up to 1 there is no guidance.
+        num_images_per_prompt: pictures of each prompt.
+        generator: of the noise that is begun from, or one for each picture; the noise that a sampler adds is keyed by
+            one number drawn from it.
+        latents: [B, C, H, W] standard normal noise to begin from instead.
+
+    Raises:
+        ValueError: an argument is out of range, or the pipeline is of another kind.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        pipe: Any,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float = 7.5,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+    ) -> None:
+        from diffusers import StableDiffusionPipeline
+        from diffusers.utils.torch_utils import randn_tensor
+
+        if not isinstance(pipe, StableDiffusionPipeline):
+            raise ValueError(
+                f"pipe must be a StableDiffusionPipeline, got {type(pipe).__name__}; "
+                "give Denoising a denoiser of your own"
+            )
+        if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
+            raise ValueError(
+                f"num_images_per_prompt must be an integer >= 1, got {num_images_per_prompt!r}; use 1"
+            )
+        if not 0 <= guidance_scale < float("inf"):
+            raise ValueError(f"guidance_scale must be >= 0 and finite, got {guidance_scale}; use 7.5")
+        prompts = prompt if isinstance(prompt, str) else list(prompt)
+        negative = (
+            negative_prompt
+            if negative_prompt is None or isinstance(negative_prompt, str)
+            else list(negative_prompt)
+        )
+        side = pipe.unet.config.sample_size
+        rows, columns = (side, side) if isinstance(side, int) else side
+        height, width = height or rows * pipe.vae_scale_factor, width or columns * pipe.vae_scale_factor
+        pipe.check_inputs(prompts, height, width, None, negative)
+        self.pipe, self.guidance_scale = pipe, float(guidance_scale)
+        self._device = pipe._execution_device
+        self.guided = guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None
+        """Whether the U-Net is asked with and without the prompt."""
+        told, untold = pipe.encode_prompt(
+            prompts, self._device, num_images_per_prompt, self.guided, negative_prompt=negative
+        )
+        self._told, self._untold = told, untold
+        shrink = pipe.vae_scale_factor
+        shape = (len(told), pipe.unet.config.in_channels, height // shrink, width // shrink)
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=self._device, dtype=told.dtype)
+        elif tuple(latents.shape) != shape:
+            raise ValueError(
+                f"latents must have the shape {shape}, got {tuple(latents.shape)}; give one for each picture"
+            )
+        self.latents: Tensor = latents.to(self._device)
+        """[B, C, H, W] standard normal noise to begin from."""
+        first = generator[0] if isinstance(generator, list) else generator
+        drawn = torch.randint(2**62, (), generator=first, device=first.device if first else "cpu")
+        self.seed = int(drawn)
+        """Of the noise that a sampler adds."""
+
+    def __call__(self, samples: Tensor, timesteps: Tensor, pictures: Tensor) -> Tensor:
+        """What the U-Net predicts, guided, in one call of it.
+
+            u + s (c - u),    u told the negative prompt, c the prompt
+
+        Args:
+            samples: [N, C, H, W]
+            timesteps: [N]
+            pictures: [N] int64, which picture each is of.
+        """
+        told = self._told[pictures]
+        if not self.guided:
+            return self._predict(samples, timesteps, told)
+        context = torch.cat([self._untold[pictures], told])
+        uncond, cond = self._predict(torch.cat([samples] * 2), torch.cat([timesteps] * 2), context).chunk(2)
+        return uncond + self.guidance_scale * (cond - uncond)
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """[T] cumulative products of alpha (abar) by timestep of the training."""
+        found: Tensor = self.pipe.scheduler.alphas_cumprod
+        return found
+
+    @cached_property
+    def _log_levels(self) -> Tensor:
+        return self.alphas_cumprod.double().log()
+
+    def noise(self, samples: Tensor, timesteps: Tensor, pictures: Tensor) -> Tensor:
+        """The noise predicted in variance-preserving samples, whatever the U-Net predicts; timesteps may be fractions.
+
+        Args:
+            samples: [N, C, H, W] sqrt(abar) x_0 + sqrt(1 - abar) eps.
+            timesteps: [N] float or int; between two of the training log abar is interpolated.
+            pictures: [N] int64
+        """
+        levels = self.level(timesteps).to(samples).view(-1, 1, 1, 1)
+        kind = self.pipe.scheduler.config.prediction_type
+        return to_epsilon(self(samples, timesteps, pictures), samples, levels, kind)
+
+    def level(self, timesteps: Tensor) -> Tensor:
+        """abar [N] at timesteps [N] that may be fractions, by linear interpolation of log abar."""
+        table = self._log_levels.to(timesteps.device)
+        below = timesteps.double().floor().clamp(0, len(table) - 1)
+        above = (below + 1).clamp(max=len(table) - 1)
+        return torch.lerp(table[below.long()], table[above.long()], timesteps.double() - below).exp()
+
+    @torch.no_grad()
+    def output(self, latents: Tensor, output_type: str, stats: Stats) -> Any:
+        """The pipeline's own output: `.images`, `.nsfw_content_detected`, and `.stats` beside them.
+
+        Args:
+            latents: [B, C, H, W] of the pictures.
+            output_type: `pil`, `np`, `pt` or `latent`.
+            stats: of the sampler.
+        """
+        from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
+
+        pipe, flagged, pictures = self.pipe, None, latents
+        if output_type != "latent":
+            decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+            decoded, flagged = pipe.run_safety_checker(decoded, self._device, latents.dtype)
+            shown = [True] * len(latents) if flagged is None else [not flag for flag in flagged]
+            pictures = pipe.image_processor.postprocess(
+                decoded, output_type=output_type, do_denormalize=shown
+            )
+        output = StableDiffusionPipelineOutput(images=pictures, nsfw_content_detected=flagged)
+        output.stats = stats
+        return output
+
+    def _predict(self, samples: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        found: Tensor = self.pipe.unet(
+            samples, timesteps, encoder_hidden_states=context, timestep_cond=self._timestep_cond(len(samples)),
+            return_dict=False,
+        )[0]  # fmt: skip
+        return found
+
+    def _timestep_cond(self, count: int) -> Tensor | None:
+        """What a U-Net that was distilled together with its guidance is told of the scale."""
+        width = self.pipe.unet.config.time_cond_proj_dim
+        if width is None:
+            return None
+        scale = torch.tensor(self.guidance_scale - 1).repeat(count)
+        found: Tensor = self.pipe.get_guidance_scale_embedding(scale, embedding_dim=width)
+        return found.to(self._device, self._told.dtype)
