@@ -89,18 +89,32 @@ def euler(sde: ReverseOU, time: float, h: float) -> AffineStep:
     return AffineStep(sde.components, _time(time), [[1 + length / 2]], force, spread)
 
 
-def ddim(time: float, h: float) -> AffineStep:
-    """DDIM (arXiv:2010.02502, eta = 0) as an integrator of the probability-flow ODE: exact where the predicted noise
-    eps = -sigma_t s is constant over the step, and the exponential integrator is where the score is.
+def ddim(sde: ReverseOU, time: float, h: float) -> AffineStep:
+    """DDIM (arXiv:2010.02502, eq. 12 and 16): the predicted noise eps = -sigma_t s is held over the step, where the
+    exponential integrator holds the score; so steps may be as long as the time that is left, and leave no noise behind.
 
-        x' = sqrt(a'/a) x + (sqrt(a'/a) sigma_t^2 - sigma_t sigma_t') s(x, t),   a = alpha_bar(t), t' = t - h
+        x' = sqrt(a'/a) x + (sqrt(a'/a) sigma_t^2 - sigma_t sqrt(sigma_t'^2 - v^2)) s(x, t) + v xi
+        v = eta (sigma_t' / sigma_t) sqrt(1 - a/a'),     a = alpha_bar(t), t' = t - h
 
-    from x' = sqrt(a') x0 + sigma_t' eps with x0 = (x - sigma_t eps) / sqrt(a).
+    from x' = sqrt(a') x0 + sqrt(sigma_t'^2 - v^2) eps + v xi with x0 = (x - sigma_t eps) / sqrt(a). eta = 0 is the
+    probability flow, eta = 1 DDPM's posterior.
+
+    Args:
+        sde: the reversed Ornstein-Uhlenbeck process, for its eta in [0, 1].
+        time: of the score.
+        h: length of the step.
+
+    Raises:
+        ValueError: eta is above 1.
     """
-    t, later = _time(time), _time(time - _length(h).item())
-    ratio = torch.sqrt(alpha_bar(later) / alpha_bar(t))
-    force = ratio * sigma(t) ** 2 - sigma(t) * sigma(later)
-    return AffineStep(ReverseOU(0.0).components, t, [[ratio]], [force], [])
+    if sde.eta > 1:
+        raise ValueError(f"eta of ddim must be <= 1, got {sde.eta}; use the exponential integrator")
+    t = _time(time)
+    later = t - _length(h)
+    kept = alpha_bar(t) / alpha_bar(later)
+    v = sde.eta * sigma(later) / sigma(t) * torch.sqrt(1 - kept)
+    force = torch.sqrt(1 / kept) * sigma(t) ** 2 - sigma(t) * torch.sqrt(sigma(later) ** 2 - v**2)
+    return AffineStep(sde.components, t, [[torch.sqrt(1 / kept)]], [force], [[v]] if sde.eta else [])
 
 
 def decreasing(times: Sequence[float]) -> list[float]:

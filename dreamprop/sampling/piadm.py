@@ -10,16 +10,26 @@ variation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from dreamprop.evaluate import Evaluator
 from dreamprop.sampling.corrector import Corrector
 from dreamprop.sampling.exponential import AffineStep, ddim, decreasing, exponential
+from dreamprop.sampling.linear_sde import POSITION
 from dreamprop.sampling.ornstein_uhlenbeck import ReverseOU, eta_of
-from dreamprop.sampling.picard_blocks import Block
+from dreamprop.sampling.picard_blocks import Block, solve_blocks
+from dreamprop.sampling.picture_score import PictureScore
+from dreamprop.sampling.pipeline import Prompted
 from dreamprop.sampling.score_chain import Score, ScoreChain, Step
+from dreamprop.solver.solution import Round
+
+HOLD: dict[str, Callable[[ReverseOU, float, float], AffineStep]] = {"score": exponential, "noise": ddim}
+"""Integrators by what is constant over their steps."""
 
 
 def block_times(start: float, end: float, blocks: int, points: int) -> list[list[float]]:
@@ -65,7 +75,7 @@ def reverse_chain(
         form: ``sde``, or ``ode`` for the probability flow.
         sweeps: Picard sweeps of a block.
         corrector: at the end of each block.
-        hold: what is constant over a step: the ``score``, as published, or for the ODE the predicted ``noise``: DDIM.
+        hold: what is constant over a step: the ``score``, as published, or the predicted ``noise``, as DDIM has it.
         seed: of the noise.
 
     Returns:
@@ -75,13 +85,13 @@ def reverse_chain(
         ValueError: an argument is out of range.
     """
     sde = ReverseOU(eta_of(form))
-    if hold not in ("score", "noise") or (hold == "noise" and form != "ode"):
-        raise ValueError(f"hold must be score, or noise with form ode, got {hold!r} with {form}; use score")
+    if hold not in HOLD:
+        raise ValueError(f"hold must be one of {', '.join(HOLD)}, got {hold!r}; use score")
     steps: list[Step] = []
     blocks: list[Block] = []
     for block in times:
         grid = decreasing(block)
-        steps += [_step(sde, t, t - later, hold) for t, later in pairwise(grid)]
+        steps += [HOLD[hold](sde, t, t - later) for t, later in pairwise(grid)]
         blocks.append(Block(len(grid) - 1, sweeps))
         if corrector is not None:
             more, cut = corrector.steps(grid[-1], len(x), seed, len(steps))
@@ -89,5 +99,68 @@ def reverse_chain(
     return ScoreChain(score, steps, x, seed), blocks
 
 
-def _step(sde: ReverseOU, t: float, h: float, hold: str) -> AffineStep:
-    return ddim(t, h) if hold == "noise" else exponential(sde, t, h)
+def piadm(
+    pipe: Any,
+    prompt: str | Sequence[str],
+    *,
+    negative_prompt: str | Sequence[str] | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    guidance_scale: float = 7.5,
+    num_images_per_prompt: int = 1,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    latents: Tensor | None = None,
+    output_type: str = "pil",
+    form: str = "ode",
+    blocks: int = 8,
+    points: int = 6,
+    sweeps: int | None = None,
+    corrector: Corrector | None = None,
+    hold: str = "noise",
+    evaluator: Evaluator | str | None = None,
+    callback: Callable[[Round], None] | None = None,
+) -> Any:
+    """Pictures by PIADM: blocks times sweeps rounds of the network, for blocks times points steps.
+
+    The grid is even in the model's timesteps.
+
+    Args:
+        pipe: a `StableDiffusionPipeline`, for its network and its levels of noise; its scheduler's steps are not used.
+        prompt, negative_prompt, height, width, guidance_scale, num_images_per_prompt, generator, latents, output_type:
+            as the pipeline has them.
+        form: ``ode`` or ``sde``.
+        blocks: solved one after another.
+        points: steps of a block.
+        sweeps: rounds of a block; as many as points make it the sequential sampler. By default 3, and for the SDE 4:
+            its score weighs twice.
+        corrector: underdamped Langevin dynamics behind each block; none by default.
+        hold: what is constant over a step: the predicted ``noise``, as DDIM has it, or the ``score``, as published,
+            which needs finer steps near the data.
+        evaluator: as for `dreamprop.solve`: ``serial``, ``batched``, ``distributed`` or a value.
+        callback: called after every round.
+
+    Returns:
+        The pipeline's own output, with ``.images``, and the solver's ``.stats`` beside them.
+
+    Raises:
+        ValueError: an argument is out of range; one line with value, rule and remedy.
+    """
+    asked = Prompted(
+        pipe, prompt, negative_prompt=negative_prompt, height=height, width=width, guidance_scale=guidance_scale,
+        num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents,
+    )  # fmt: skip
+    score = PictureScore(asked, len(asked.latents))
+    grid = score.times(blocks, points)
+    num_sweeps = {"sde": 4}.get(form, 3) if sweeps is None else sweeps
+    chain, cut = reverse_chain(
+        score,
+        asked.latents,
+        grid,
+        form=form,
+        sweeps=num_sweeps,
+        corrector=corrector,
+        hold=hold,
+        seed=asked.seed,
+    )
+    solution = solve_blocks(chain, cut, evaluator=evaluator, callback=callback)
+    return asked.output(solution.state.params[POSITION], output_type, solution.stats)
