@@ -11,13 +11,14 @@ from torch import Tensor
 
 import dreamprop as dp
 from dreamprop.sampling.exponential import AffineStep, ddim, euler, exponential
+from dreamprop.sampling.gaussian_law import gaussian_law
 from dreamprop.sampling.langevin import Langevin, UnderdampedLangevin
 from dreamprop.sampling.linear_sde import LinearSDE
 from dreamprop.sampling.mixture import GaussianMixture
 from dreamprop.sampling.ornstein_uhlenbeck import ReverseOU, alpha_bar, sigma
 from dreamprop.sampling.score_chain import ScoreChain
 
-from .gaussian import law, seeded
+from .draws import seeded
 
 SDES = {
     "reverse SDE": (ReverseOU(1.0), [[0.5]], [1.0], [1.0]),
@@ -69,7 +70,7 @@ def test_the_exponential_integrator_is_exact_for_a_constant_score(name: str) -> 
         steps = [exponential(sde, 1.0, 1 / count, refresh=i == 0) for i in range(count)]
         return ScoreChain(lambda x, t: constant.expand_as(x), steps, torch.zeros(1, 2, dtype=F64))
 
-    one, four = (law(chain(n), lambda c, n=n: dp.solve_sequential(c, n)) for n in (1, 4))
+    one, four = (gaussian_law(chain(n), lambda c, n=n: dp.solve_sequential(c, n)) for n in (1, 4))
     torch.testing.assert_close(one[0], four[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(one[1], four[1], rtol=1e-12, atol=1e-12)
 
@@ -125,7 +126,7 @@ def errors(make: Callable[[float, float], AffineStep], count: int) -> Tensor:
     begin, end = (TARGET.noised(torch.tensor(t, dtype=F64)) for t in (3.1, 0.1))
     # each coordinate starts from a law of its own
     found = [
-        law(
+        gaussian_law(
             chain, lambda c: dp.solve_sequential(c, count), float(begin[0][0, 0, i]), float(begin[1][0, 0, i])
         )
         for i in range(3)
@@ -153,7 +154,7 @@ def test_mean_and_variance_follow_the_recursion_of_a_linear_score() -> None:
     times = grid.tolist()
     steps = [exponential(ReverseOU(), t, t - u) for t, u in itertools.pairwise(times)]
     chain = ScoreChain(TARGET.score, steps, torch.zeros(1, 3, dtype=F64))
-    found = law(chain, lambda c: dp.solve_sequential(c, len(steps)))
+    found = gaussian_law(chain, lambda c: dp.solve_sequential(c, len(steps)))
     torch.testing.assert_close(found[0], mean, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(found[1], variance, rtol=1e-12, atol=1e-13)
 
@@ -165,7 +166,7 @@ def test_every_noise_of_the_family_has_the_same_law() -> None:
         sde: LinearSDE = ReverseOU(eta)
         steps = [exponential(sde, 3.0 - 2.9 * i / 400, 2.9 / 400) for i in range(400)]
         chain = ScoreChain(TARGET.score, steps, torch.zeros(1, 3, dtype=F64))
-        laws.append(law(chain, lambda c: dp.solve_sequential(c, 400), 0.0, 1.0)[1][1])
+        laws.append(gaussian_law(chain, lambda c: dp.solve_sequential(c, 400), 0.0, 1.0)[1][1])
     torch.testing.assert_close(torch.stack(laws), torch.ones(4, dtype=F64), rtol=0.02, atol=0)
 
 

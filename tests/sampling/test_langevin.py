@@ -8,13 +8,12 @@ from torch import Tensor
 
 import dreamprop as dp
 from dreamprop.sampling.corrector import langevin_chain
+from dreamprop.sampling.gaussian_law import gaussian_law
 from dreamprop.sampling.langevin import Langevin, UnderdampedLangevin
 from dreamprop.sampling.linear_sde import LinearSDE
 from dreamprop.sampling.picard_blocks import solve_blocks
 from dreamprop.sampling.score_chain import gaussian
 from dreamprop.state import equal
-
-from .gaussian import law
 
 F64 = torch.float64
 VARIANCE = torch.tensor([0.5, 1.0, 2.0], dtype=F64)
@@ -47,7 +46,7 @@ def test_the_chain_comes_to_its_stationary_law(sde: LinearSDE) -> None:
     if isinstance(sde, Langevin):  # x' = (1 - h/v) x + sqrt(2 h) xi
         torch.testing.assert_close(stationary(sde, h), VARIANCE / (1 - h / (2 * VARIANCE)))
     chain, _ = langevin_chain(score, torch.zeros(1, 3, dtype=F64), sde, h, num_steps)
-    mean, variance, _ = law(chain, lambda c: dp.solve_sequential(c, num_steps), start_variance=4.0)
+    mean, variance, _ = gaussian_law(chain, lambda c: dp.solve_sequential(c, num_steps), variance=4.0)
     torch.testing.assert_close(variance, stationary(sde, h), rtol=1e-6, atol=0)
     assert mean.abs().max() < 1e-6
     bias = (variance - VARIANCE).abs().max()

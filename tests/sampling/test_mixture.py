@@ -8,7 +8,7 @@ import torch
 from dreamprop.rng import generator
 from dreamprop.sampling.mixture import GaussianMixture, gaussian_kl, gaussian_w2, sliced_w2
 
-from .gaussian import seeded
+from .draws import seeded
 
 
 def mixture(components: int = 3, dim: int = 4) -> GaussianMixture:

@@ -16,13 +16,13 @@ from torch import Tensor
 import dreamprop as dp
 from dreamprop.evaluate.distributed import digest
 from dreamprop.sampling.corrector import Corrector
+from dreamprop.sampling.gaussian_law import gaussian_law
 from dreamprop.sampling.mixture import GaussianMixture
 from dreamprop.sampling.piadm import block_times, reverse_chain
 from dreamprop.sampling.picard_blocks import Block, solve_blocks
 from dreamprop.sampling.score_chain import Score, ScoreChain, gaussian
 from dreamprop.state import equal
 
-from .gaussian import law
 from .score_ranks import RANKS, chains
 
 F64 = torch.float64
@@ -127,7 +127,7 @@ def test_the_corrector_mends_the_law() -> None:
         chain, _ = reverse_chain(
             SINGLE.score, torch.zeros(1, 3, dtype=F64), times, form="ode", sweeps=10, corrector=corrector
         )
-        mean, variance, _ = law(chain, lambda c: dp.solve_sequential(c, len(c.steps)))
+        mean, variance, _ = gaussian_law(chain, lambda c: dp.solve_sequential(c, len(c.steps)))
         means, variances = SINGLE.noised(torch.tensor(times[0][-1], dtype=F64))
         off.append(
             max((mean - means[0, 0]).abs().max().item(), (variance - variances[0, 0]).abs().max().item())

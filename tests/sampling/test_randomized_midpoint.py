@@ -14,6 +14,7 @@ from torch import Tensor
 import dreamprop as dp
 from dreamprop.sampling.corrector import Corrector
 from dreamprop.sampling.exponential import exponential
+from dreamprop.sampling.gaussian_law import gaussian_law
 from dreamprop.sampling.langevin import Langevin, UnderdampedLangevin
 from dreamprop.sampling.linear_sde import LinearSDE
 from dreamprop.sampling.midpoint_step import Beginning, Midpoint, Plan, randomized_midpoint_step
@@ -23,8 +24,6 @@ from dreamprop.sampling.picard_blocks import solve_blocks
 from dreamprop.sampling.randomized_midpoint import midpoint_chain
 from dreamprop.sampling.score_chain import ScoreChain, gaussian
 from dreamprop.state import equal
-
-from .gaussian import law
 
 F64 = torch.float64
 TARGET = GaussianMixture(
@@ -85,7 +84,7 @@ def test_a_midpoint_is_exact_for_a_constant_score(name: str) -> None:
         direct = [exponential(sde, 2.0, float(place * plan.h), refresh=True)]
         begun = [Beginning(replace(plan, refresh=True)), *steps[1:]]
         laws = [
-            law(
+            gaussian_law(
                 ScoreChain(score, some, torch.zeros(1, 1, dtype=F64)),
                 lambda c, end=end: dp.solve_sequential(c, end),
             )
