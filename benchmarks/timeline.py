@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import dreamprop as dp
+from dreamprop.guidance.protocol import Pictures
 
 PARTS = ("render", "guidance", "engine")
 
@@ -73,10 +74,10 @@ class Timeline:
             self.mark("engine")
             return found
 
-        def asked(images: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        def asked(pictures: Pictures, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
             self.mark("guidance")
-            images.register_hook(lambda _: self.mark("render"))
-            found: tuple[Tensor, Tensor] = gradient(images, *rest)
+            pictures.images.register_hook(lambda _: self.mark("render"))
+            found: tuple[Tensor, Tensor] = gradient(pictures, params)
             return found
 
         process.drift, process.drift_window = one, several

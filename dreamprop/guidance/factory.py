@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -35,7 +36,6 @@ def make_guidance(config: GuidanceConfig, prompt: PromptConfig, device: torch.de
     distillation = ScoreDistillation(
         model.without_text_encoder(),
         embedded,
-        partial((LOSSES | LEARNING)[config.loss], **config.loss_options),
         guidance_scale=config.guidance_scale,
         weighting=config.weighting_strategy,
         min_step_percent=config.min_step_percent,
@@ -43,9 +43,9 @@ def make_guidance(config: GuidanceConfig, prompt: PromptConfig, device: torch.de
         grad_clip=config.grad_clip,
         resolution=config.resolution,
     )
-    if config.loss not in LEARNING:
-        return distillation
-    from dreamprop.guidance.lora import LoRA
-    from dreamprop.guidance.variational import VSD
+    if config.loss in LEARNING:
+        from dreamprop.guidance.lora import LoRA
+        from dreamprop.guidance.variational import VSD
 
-    return VSD(distillation, LoRA(model.unet, config.lora_rank))
+        return VSD(distillation, LoRA(model.unet, config.lora_rank))
+    return replace(distillation, loss=partial(LOSSES[config.loss], **config.loss_options))

@@ -13,7 +13,6 @@ from dreamprop.guidance.protocol import Draw
 from dreamprop.guidance.sdi import sdi
 from dreamprop.guidance.sds import sds
 from dreamprop.guidance.sjc import sjc
-from dreamprop.guidance.vsd import vsd
 
 
 class Loss(Protocol):
@@ -36,5 +35,5 @@ class Loss(Protocol):
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"sds": sds, "sjc": sjc, "ism": ism, "sdi": sdi}
 """By the names that `system.guidance.loss` takes; a `Loss` each, once its own options are given as keywords."""
-LEARNING: dict[str, Callable[..., Tensor]] = {"vsd": vsd}
-"""Names that it takes too, of losses that also ask a network which the chain trains: their keyword `corrected`."""
+LEARNING = ("vsd",)
+"""Names that it takes too, of losses that also ask a network which the chain trains: each is a guidance of its own."""

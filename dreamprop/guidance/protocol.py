@@ -2,7 +2,8 @@
 
 A guidance may learn while it guides: its own parameters are then part of the state, beside those of the scene.
 
-Legend: W states, N pictures, those of a state together, C channels of what the diffusion model sees.
+Legend: W states, N pictures, those of a state together, H and V pixels down and across, C channels, h rows
+and w columns of what the diffusion model sees.
 """
 
 from __future__ import annotations
@@ -32,15 +33,23 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class OwnParameters:
-    """What W states hold of a guidance's own parameters, and what else those that learn are told of pictures."""
+class Pictures:
+    """N pictures of W states, those of a state together, and what a guidance is told of each."""
 
-    params: Mapping[str, Tensor]
-    """[W, ...] by name, in the graph; empty for a guidance that has none"""
+    images: Tensor
+    """[N, 3, H, V] in [0, 1] as `resize` makes them, in the graph."""
+    elevation: Tensor
+    """[N] of their cameras, in degrees"""
+    azimuth: Tensor
+    """[N] of their cameras, in degrees"""
+    pose: Tensor
+    """[N, 16] matrices from their cameras to the world, row by row"""
+    draw: Draw
+    """Of all N, on the device of the images."""
+    steps: Sequence[int]
+    """[N] the step of the state that each belongs to"""
     counts: Sequence[int]
     """[W] pictures of each state; N together"""
-    pose: Tensor
-    """[N, 16] matrices from camera to world, row by row"""
 
 
 class Guidance(Protocol):
@@ -62,37 +71,24 @@ class Guidance(Protocol):
         """Pictures [N, 3, H, V] at the resolution that `gradient` takes, differentiably."""
         ...
 
-    def gradient(
-        self,
-        images: Tensor,
-        elevation: Tensor,
-        azimuth: Tensor,
-        draw: Draw,
-        steps: Sequence[int],
-        own: OwnParameters | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def gradient(self, pictures: Pictures, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What to push, and where.
 
         Args:
-            images: [N, 3, H, V] in [0, 1], in the graph.
-            elevation, azimuth: [N] of their cameras, in degrees.
-            draw: of all N, on the device of the images.
-            steps: [N] the step of the state that each belongs to.
-            own: what the states hold of the guidance's own parameters; needed by one that has some.
+            pictures: of W states.
+            params: [W, ...] by name, the guidance's own parameters; empty for one that has none.
 
         Returns:
             z [N, C, h, w] in the graph, and the gradient of the loss with respect to it, detached.
         """
         ...
 
-    def training_loss(
-        self, z: Tensor, elevation: Tensor, azimuth: Tensor, draw: Draw, own: OwnParameters
-    ) -> Tensor | None:
+    def training_loss(self, z: Tensor, pictures: Pictures, params: Mapping[str, Tensor]) -> Tensor | None:
         """What its own parameters descend along: a scalar in their graph, summed over states; None where it has none.
 
         Args:
             z: [N, C, h, w] what `gradient` made of the pictures.
-            elevation, azimuth, draw, own: as for `gradient`.
+            pictures, params: as for `gradient`, the parameters in the graph.
         """
         ...
 
@@ -108,9 +104,7 @@ class NothingToLearn:
         """No groups."""
         return {}
 
-    def training_loss(
-        self, z: Tensor, elevation: Tensor, azimuth: Tensor, draw: Draw, own: OwnParameters
-    ) -> Tensor | None:
+    def training_loss(self, z: Tensor, pictures: Pictures, params: Mapping[str, Tensor]) -> Tensor | None:
         """No loss."""
         return None
 

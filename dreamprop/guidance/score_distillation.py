@@ -10,7 +10,7 @@ Legend: N pictures, B pictures of a state, C channels of what the U-Net sees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from dreamprop.guidance.denoiser import PromptedModel
 from dreamprop.guidance.diffusion import Model
 from dreamprop.guidance.losses import Loss
 from dreamprop.guidance.prompt import Prompt
-from dreamprop.guidance.protocol import Draw, NothingToLearn, OwnParameters
+from dreamprop.guidance.protocol import Draw, NothingToLearn, Pictures
 from dreamprop.guidance.sds import sds
 from dreamprop.guidance.weighting import WEIGHTINGS
 from dreamprop.schedule import Schedule, schedule
@@ -72,35 +72,29 @@ class ScoreDistillation(NothingToLearn):
             return images
         return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
-    def gradient(
-        self,
-        images: Tensor,
-        elevation: Tensor,
-        azimuth: Tensor,
-        draw: Draw,
-        steps: Sequence[int],
-        own: OwnParameters | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """What to push, and where.
+    def gradient(self, pictures: Pictures, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What to push, and where, by the loss; it has no parameters."""
+        return self.push(pictures, self.loss)
+
+    def push(self, pictures: Pictures, loss: Loss) -> tuple[Tensor, Tensor]:
+        """What to push, and where, by any loss.
 
         Args:
-            images: [N, 3, H, V] in [0, 1] at the model's resolution, in the graph.
-            elevation, azimuth: [N] of their cameras, in degrees.
-            draw: of all N, on the device of the images.
-            steps: [N] the step of the state that each belongs to.
-            own: nothing, where losses have no parameters.
+            pictures: at the model's resolution.
+            loss: what is made of the model's predictions.
 
         Returns:
             z [N, C, h, w] in the graph, and the gradient of the loss with respect to it, detached. The loss of a state
             is the mean over its pictures, so callers divide by B.
         """
-        model = self.model
-        z = model.encode(images, draw.posterior)
+        model, draw, steps = self.model, pictures.draw, pictures.steps
+        z = model.encode(pictures.images, draw.posterior)
         with torch.no_grad():
-            denoiser = PromptedModel(model, self.prompt.embeddings(elevation, azimuth), self.prompt.empty)
+            text = self.prompt.embeddings(pictures.elevation, pictures.azimuth)
+            denoiser = PromptedModel(model, text, self.prompt.empty)
             scale = self._by_step(self.guidance_scale, steps, z)
             alphas_cumprod = model.alphas_cumprod[draw.timesteps].view(-1, 1, 1, 1)
-            grad = WEIGHTINGS[self.weighting](alphas_cumprod) * self.loss(denoiser, z.detach(), draw, scale)
+            grad = WEIGHTINGS[self.weighting](alphas_cumprod) * loss(denoiser, z.detach(), draw, scale)
             if self.grad_clip is not None:
                 bound = self._by_step(self.grad_clip, steps, z)
                 grad = torch.maximum(torch.minimum(grad, bound), -bound)

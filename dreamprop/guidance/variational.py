@@ -8,7 +8,7 @@ Legend: W states, N pictures, those of a state together, C channels of what the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dreamprop.guidance.denoiser import to_epsilon
 from dreamprop.guidance.lora import LoRA
-from dreamprop.guidance.protocol import Draw, OwnParameters
+from dreamprop.guidance.protocol import Draw, Pictures
 from dreamprop.guidance.score_distillation import ScoreDistillation
 from dreamprop.guidance.vsd import Prediction, denoising_errors, vsd
 from dreamprop.utils.transfer import filled
@@ -28,7 +28,7 @@ class VSD:
     """A score distillation whose baseline is learnt: a `Guidance` with parameters of its own."""
 
     base: ScoreDistillation
-    """Model, prompt, draws, schedules, weights and bounds, as all losses have them; whatever its own loss."""
+    """Model, prompt, draws, schedules, weights and bounds, as all losses have them; its own loss is not asked."""
     lora: LoRA
     """The corrected copy of the model's U-Net."""
 
@@ -49,45 +49,33 @@ class VSD:
         """Pictures [N, 3, H, V] at the model's resolution."""
         return self.base.resize(images)
 
-    def gradient(
-        self,
-        images: Tensor,
-        elevation: Tensor,
-        azimuth: Tensor,
-        draw: Draw,
-        steps: Sequence[int],
-        own: OwnParameters | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """What to push, and where: `ScoreDistillation.gradient`, with the corrected copy told to its loss."""
-        assert own is not None, "the states hold what guidance has learnt"
-        predict = self._corrected(own, elevation, azimuth)
+    def gradient(self, pictures: Pictures, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What to push, and where: `ScoreDistillation.push` by a loss that asks the corrected copy too."""
+        predict = self._corrected(pictures, params)
 
         def eps(noisy: Tensor, timesteps: Tensor) -> Tensor:
             a = self.base.model.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
             return to_epsilon(predict(noisy, timesteps), noisy, a, self.base.model.prediction)
 
-        loss = partial(vsd, corrected=eps)
-        return replace(self.base, loss=loss).gradient(images, elevation, azimuth, draw, steps, own)
+        return self.base.push(pictures, partial(vsd, corrected=eps))
 
-    def training_loss(
-        self, z: Tensor, elevation: Tensor, azimuth: Tensor, draw: Draw, own: OwnParameters
-    ) -> Tensor | None:
+    def training_loss(self, z: Tensor, pictures: Pictures, params: Mapping[str, Tensor]) -> Tensor | None:
         """The corrections' own losses, summed over states: each is a mean over pictures z, which are held constant."""
-        assert draw.training is not None, "draws of a step are those of its guidance"
-        model = self.base.model
+        model, training = self.base.model, pictures.draw.training
+        assert training is not None, "draws of a step are those of its guidance"
         errors = denoising_errors(
             z.detach(),
-            draw.training,
+            training,
             model.alphas_cumprod,
             model.prediction,
-            corrected=self._corrected(own, elevation, azimuth),
+            corrected=self._corrected(pictures, params),
         )
-        shares = filled([1 / count for count in own.counts for _ in range(count)], errors.device)
+        shares = filled([1 / count for count in pictures.counts for _ in range(count)], errors.device)
         return (errors * shares).sum()
 
-    def _corrected(self, own: OwnParameters, elevation: Tensor, azimuth: Tensor) -> Prediction:
+    def _corrected(self, pictures: Pictures, params: Mapping[str, Tensor]) -> Prediction:
         """What the corrected copy predicts, told the prompt and the camera of each of N pictures."""
-        text = self.base.prompt.embeddings(elevation, azimuth).chunk(2)[1]
+        text = self.base.prompt.embeddings(pictures.elevation, pictures.azimuth).chunk(2)[1]
         return lambda noisy, timesteps: self.lora.predict(
-            own.params, own.counts, noisy, timesteps, text, own.pose
+            params, pictures.counts, noisy, timesteps, text, pictures.pose
         )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dreamprop.guidance.protocol import OwnParameters, join
+from dreamprop.guidance.protocol import Pictures, join
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.methods.distillation import Distillation
 from dreamprop.methods.regularizers import regularize
@@ -50,27 +50,29 @@ class DreamFusion(Distillation):
     def _distil(self, batches: Sequence[Batch], samples: Sequence[StepSample]) -> Tensor:
         """A scalar whose gradient with respect to the pictures is the one that guidance asks for, and with respect to
         the guidance's own parameters that of its own loss."""
-        order = [place for batch in batches for place in batch.places]
-        counts = [samples[place].size[0] for place in order]
-        by_state = [step for batch in batches for step in batch.steps]
-        steps = [step for step, count in zip(by_state, counts, strict=True) for _ in range(count)]  # [N]
-        images = torch.cat([batch.images for batch in batches])
-        elevation = torch.cat([batch.cameras.elevation for batch in batches])
-        azimuth = torch.cat([batch.cameras.azimuth for batch in batches])
-        draw = join([samples[place].guidance for place in order])
-        own = self._own(batches, counts)
-        z, grad = self.guidance.gradient(images, elevation, azimuth, draw, steps, own)
-        learning = self.guidance.training_loss(z, elevation, azimuth, draw, own)
-        per_state = [count for count in counts for _ in range(count)]
-        scale = filled(
-            [self.weights["sds"](step) / count for step, count in zip(steps, per_state, strict=True)],
-            z.device,
-        )
+        pictures = _pictures(batches, samples)
+        names = [name for names in self.guidance.groups().values() for name in names]
+        own = {name: torch.cat([batch.params[name] for batch in batches]) for name in names}
+        z, grad = self.guidance.gradient(pictures, own)
+        learning = self.guidance.training_loss(z, pictures, own)
+        per_state = [count for count in pictures.counts for _ in range(count)]
+        shares = zip(pictures.steps, per_state, strict=True)
+        scale = filled([self.weights["sds"](step) / count for step, count in shares], z.device)
         pushed = (z * (grad * scale.view(-1, 1, 1, 1))).sum()
         return pushed if learning is None else pushed + learning
 
-    def _own(self, batches: Sequence[Batch], counts: Sequence[int]) -> OwnParameters:
-        """What the states of batches hold of the guidance's own parameters."""
-        names = [name for names in self.guidance.groups().values() for name in names]
-        params = {name: torch.cat([batch.params[name] for batch in batches]) for name in names}
-        return OwnParameters(params, counts, torch.cat([pose(batch.cameras) for batch in batches]))
+
+def _pictures(batches: Sequence[Batch], samples: Sequence[StepSample]) -> Pictures:
+    """The pictures of batches as guidance is asked about them, with what their steps drew for it."""
+    order = [place for batch in batches for place in batch.places]
+    counts = [samples[place].size[0] for place in order]
+    by_state = [step for batch in batches for step in batch.steps]
+    return Pictures(
+        images=torch.cat([batch.images for batch in batches]),
+        elevation=torch.cat([batch.cameras.elevation for batch in batches]),
+        azimuth=torch.cat([batch.cameras.azimuth for batch in batches]),
+        pose=torch.cat([pose(batch.cameras) for batch in batches]),
+        draw=join([samples[place].guidance for place in order]),
+        steps=[step for step, count in zip(by_state, counts, strict=True) for _ in range(count)],
+        counts=counts,
+    )

@@ -19,7 +19,7 @@ from dreamprop.methods.step_sample import StepSample
 from dreamprop.scenes import background, cameras
 from dreamprop.scenes.config import SOLID_COLOR
 from dreamprop.scenes.field import Tensors, stack
-from dreamprop.scenes.rendered import Rendered
+from dreamprop.scenes.rendered import PictureSpec, Rendered
 from dreamprop.scenes.scene import Scene, own
 from dreamprop.scenes.shading import Shading
 from dreamprop.state import Drift, State
@@ -138,9 +138,7 @@ class StepRenderer:
             self.ranges,
         )
         mine = own(self.scene, params)
-        rendered = self.scene.render(
-            mine,
-            buffers,
+        spec = PictureSpec(
             view,
             height,
             width,
@@ -148,6 +146,7 @@ class StepRenderer:
             shading=self._shading(view.light, samples) if samples[0].shaded else None,
             orientation=self.orient(steps[0]) > 0,
         )
+        rendered = self.scene.render(mine, buffers, spec)
         kind, behind = self.system.background_type, self.background
         if kind != SOLID_COLOR:
             behind = background.random(kind, torch.cat([s.background for s in samples]), height, width)

@@ -9,7 +9,7 @@ import torch
 from dreamprop.methods.config import DataConfig
 from dreamprop.scenes import cameras
 from dreamprop.scenes.field import stack
-from dreamprop.scenes.rendered import Rendered
+from dreamprop.scenes.rendered import PictureSpec, Rendered
 from dreamprop.scenes.scene import Scene
 from dreamprop.state import State
 
@@ -49,4 +49,4 @@ def around(
             torch.full_like(part, sum(data.fovy_range) / 2),
         )
         shift = torch.full((1, len(part) * height * width), 0.5, device=device)
-        yield scene.render(params, buffers, view, height, width, shift, final=True)
+        yield scene.render(params, buffers, PictureSpec(view, height, width, shift, final=True))

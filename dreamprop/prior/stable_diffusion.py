@@ -6,6 +6,7 @@ at 8 x 8 and 4 x 4.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import pre_tokenizers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreamprop.prior.captions import words
@@ -146,31 +147,22 @@ def save(
     tokenizer: CLIPTokenizer,
 ) -> None:
     """Write the folder of a `StableDiffusionPipeline` in half precision, beside its place and renamed onto it."""
+    # with its image processors it takes seconds to import, and only this needs it
+    from diffusers import StableDiffusionPipeline
+
     beside = folder.with_name(folder.name + ".new")
     shutil.rmtree(beside, ignore_errors=True)
-    for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
-        half: nn.Module = (
-            type(module)(module.config) if name == "text_encoder" else type(module).from_config(module.config)
-        )
-        half.load_state_dict(module.state_dict())
-        half.half().save_pretrained(beside / name, safe_serialization=True)  # type: ignore[operator]
-    make_scheduler().save_pretrained(beside / "scheduler")
-    tokenizer.save_pretrained(beside / "tokenizer")
+    StableDiffusionPipeline(
+        _half(vae), _half(text_encoder), tokenizer, _half(unet), make_scheduler(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(beside)  # fmt: skip
     table = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     _write_clip_files(beside / "tokenizer", table["vocab"], table["merges"])
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (beside / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(beside, folder)
+
+
+def _half(module: Any) -> Any:
+    """A copy of a module in half precision."""
+    return copy.deepcopy(module).half()

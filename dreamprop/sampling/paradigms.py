@@ -115,10 +115,11 @@ def paradigms(
     asked = Prompted(
         pipe, prompt, negative_prompt=negative_prompt, height=height, width=width, guidance_scale=guidance_scale,
         num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents,
+        output_type=output_type,
     )  # fmt: skip
     process = Denoising.of(asked, num_inference_steps, eta)
     solution = solve(
         process, process.num_steps, window, tolerance, predictor=predictor, evaluator=evaluator, audit=0.0,
         callback=callback,
     )  # fmt: skip
-    return asked.output(process.samples(solution.state), output_type, solution.stats)
+    return asked.output(process.samples(solution.state), solution.stats)

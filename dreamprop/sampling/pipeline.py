@@ -15,6 +15,9 @@ from torch import Tensor
 from dreamprop.guidance.denoiser import to_epsilon
 from dreamprop.solver.solution import Stats
 
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+"""What pictures come out as."""
+
 
 class Prompted:
     """Pictures that a pipeline is asked for: a `Denoiser` that knows their prompts, and what goes on before and behind
@@ -32,6 +35,7 @@ class Prompted:
         generator: of the noise that is begun from, or one for each picture; the noise that a sampler adds is keyed by
             one number drawn from it.
         latents: [B, C, H, W] standard normal noise to begin from instead.
+        output_type: what pictures come out as: `pil`, `np`, `pt` or, before they are decoded, `latent`.
 
     Raises:
         ValueError: an argument is out of range, or the pipeline is of another kind.
@@ -50,6 +54,7 @@ class Prompted:
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        output_type: str = "pil",
     ) -> None:
         from diffusers import StableDiffusionPipeline
         from diffusers.utils.torch_utils import randn_tensor
@@ -59,6 +64,15 @@ class Prompted:
                 f"pipe must be a StableDiffusionPipeline, got {type(pipe).__name__}; "
                 "give Denoising a denoiser of your own"
             )
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(
+                f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}; use pil"
+            )
+        if negative_prompt is not None and isinstance(prompt, str) != isinstance(negative_prompt, str):
+            raise ValueError(
+                "negative_prompt must be a list where prompt is one, and a text where it is one, got "
+                f"{type(negative_prompt).__name__}; give as many"
+            )
         if not isinstance(num_images_per_prompt, int) or num_images_per_prompt < 1:
             raise ValueError(
                 f"num_images_per_prompt must be an integer >= 1, got {num_images_per_prompt!r}; use 1"
@@ -66,16 +80,14 @@ class Prompted:
         if not 0 <= guidance_scale < float("inf"):
             raise ValueError(f"guidance_scale must be >= 0 and finite, got {guidance_scale}; use 7.5")
         prompts = prompt if isinstance(prompt, str) else list(prompt)
-        negative = (
-            negative_prompt
-            if negative_prompt is None or isinstance(negative_prompt, str)
-            else list(negative_prompt)
-        )
+        negative = negative_prompt
+        if negative is not None and not isinstance(negative, str):
+            negative = list(negative)
         side = pipe.unet.config.sample_size
         rows, columns = (side, side) if isinstance(side, int) else side
         height, width = height or rows * pipe.vae_scale_factor, width or columns * pipe.vae_scale_factor
         pipe.check_inputs(prompts, height, width, None, negative)
-        self.pipe, self.guidance_scale = pipe, float(guidance_scale)
+        self.pipe, self.guidance_scale, self._output_type = pipe, float(guidance_scale), output_type
         self._device = pipe._execution_device
         self.guided = guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None
         """Whether the U-Net is asked with and without the prompt."""
@@ -145,23 +157,22 @@ class Prompted:
         return torch.lerp(table[below.long()], table[above.long()], timesteps.double() - below).exp()
 
     @torch.no_grad()
-    def output(self, latents: Tensor, output_type: str, stats: Stats) -> Any:
+    def output(self, latents: Tensor, stats: Stats) -> Any:
         """The pipeline's own output: `.images`, `.nsfw_content_detected`, and `.stats` beside them.
 
         Args:
             latents: [B, C, H, W] of the pictures.
-            output_type: `pil`, `np`, `pt` or `latent`.
             stats: of the sampler.
         """
         from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
         pipe, flagged, pictures = self.pipe, None, latents
-        if output_type != "latent":
+        if self._output_type != "latent":
             decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
             decoded, flagged = pipe.run_safety_checker(decoded, self._device, latents.dtype)
             shown = [True] * len(latents) if flagged is None else [not flag for flag in flagged]
             pictures = pipe.image_processor.postprocess(
-                decoded, output_type=output_type, do_denormalize=shown
+                decoded, output_type=self._output_type, do_denormalize=shown
             )
         output = StableDiffusionPipelineOutput(images=pictures, nsfw_content_detected=flagged)
         output.stats = stats

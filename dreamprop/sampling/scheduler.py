@@ -246,7 +246,8 @@ def _filled(skeleton: Skeleton, name: str, history: Mapping[str, Tensor] | None)
     if isinstance(skeleton, list):
         return [_filled(part, f"{name}.{i}", history) for i, part in enumerate(skeleton)]
     if isinstance(skeleton, str) and skeleton == SLOT:
-        return torch.empty(0) if history is None else history[name]
+        # a copy: some schedulers add to it in place
+        return torch.empty(0) if history is None else history[name].clone()
     return skeleton
 
 

@@ -3,7 +3,7 @@
 Their parameters and buffers are stacked [n, ...] by name, and the pictures of a step are spread evenly over them. What
 is shown and exported as a result is the first.
 
-Legend: W states, n particles, B pictures a state, H and V pixels down and across, P points.
+Legend: W states, n particles, P points.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dreamprop.scenes.cameras import Cameras
 from dreamprop.scenes.field import Tensors, stack
-from dreamprop.scenes.rendered import Rendered
+from dreamprop.scenes.rendered import PictureSpec, Rendered
 from dreamprop.scenes.scene import Scene
-from dreamprop.scenes.shading import Shading
 
 
 @dataclass(frozen=True)
@@ -62,24 +60,11 @@ class Particles:
         """What a pixel costs to render, in samples."""
         return self.scene.cost(final)
 
-    def render(
-        self,
-        params: Tensors,
-        buffers: Tensors,
-        cameras: Cameras,
-        height: int,
-        width: int,
-        shift: Tensor,
-        *,
-        final: bool = False,
-        shading: Shading | None = None,
-        orientation: bool = False,
-    ) -> Rendered:
+    def render(self, params: Tensors, buffers: Tensors, spec: PictureSpec) -> Rendered:
         """The pictures of W states: each particle's share, as a state of its own; as a result, those of the first."""
-        if final:
-            first, kept = self._first(params), self._first(buffers)
-            return self.scene.render(first, kept, cameras, height, width, shift, final=True)
-        n = self.num_particles
+        if spec.final:
+            return self.scene.render(self._first(params), self._first(buffers), spec)
+        n, shading = self.num_particles, spec.shading
         if shading is not None:
             shading = replace(
                 shading,
@@ -87,16 +72,8 @@ class Particles:
                 diffuse=shading.diffuse.repeat_interleave(n, 0),
                 textureless=shading.textureless.repeat_interleave(n, 0),
             )
-        rendered = self.scene.render(
-            _apart(params),
-            _apart(buffers),
-            cameras,
-            height,
-            width,
-            shift.view(len(shift) * n, -1),
-            shading=shading,
-            orientation=orientation,
-        )
+        shares = replace(spec, shift=spec.shift.view(len(spec.shift) * n, -1), shading=shading)
+        rendered = self.scene.render(_apart(params), _apart(buffers), shares)
         if rendered.orientation is None:
             return rendered
         return replace(rendered, orientation=self._mean(rendered.orientation))

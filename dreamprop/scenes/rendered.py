@@ -1,4 +1,5 @@
-"""What every scene shows: pictures before their background, and what an update needs to know of them.
+"""What every scene is asked for and what it shows: pictures before their background, and what an update needs to know
+of them.
 
 Legend: W states, B pictures a state, N = W B, H and V pixels down and across.
 """
@@ -10,7 +11,29 @@ from typing import Protocol
 
 from torch import Tensor
 
+from dreamprop.scenes.cameras import Cameras
 from dreamprop.scenes.field import Tensors
+from dreamprop.scenes.shading import Shading
+
+
+@dataclass(frozen=True)
+class PictureSpec:
+    """Which N pictures of W states are to be made, those of a state together."""
+
+    cameras: Cameras
+    """The N cameras that see them."""
+    height: int
+    """H in pixels."""
+    width: int
+    """V in pixels."""
+    shift: Tensor
+    """[W, B H V] in [0, 1), what a step drew for its rays"""
+    final: bool = False
+    """Whether they are the pictures of a result, and not those of a drift."""
+    shading: Shading | None = None
+    """Lights; None: colours as they are."""
+    orientation: bool = False
+    """Whether to measure normals that face away."""
 
 
 class Watched(Protocol):

@@ -2,7 +2,7 @@
 
 Every method here is a pure function of its arguments.
 
-Legend: W states whose parameters are stacked, B pictures a state, H and V pixels down and across, P points.
+Legend: W states whose parameters are stacked, B pictures a state, P points.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dreamprop.scenes.cameras import Cameras
 from dreamprop.scenes.field import Tensors
-from dreamprop.scenes.rendered import Rendered
-from dreamprop.scenes.shading import Shading
+from dreamprop.scenes.rendered import PictureSpec, Rendered
 
 
 class Scene(Protocol):
@@ -58,29 +56,12 @@ class Scene(Protocol):
         """What a pixel costs to render, in samples, for a drift or for the pictures of a result."""
         ...
 
-    def render(
-        self,
-        params: Tensors,
-        buffers: Tensors,
-        cameras: Cameras,
-        height: int,
-        width: int,
-        shift: Tensor,
-        *,
-        final: bool = False,
-        shading: Shading | None = None,
-        orientation: bool = False,
-    ) -> Rendered:
+    def render(self, params: Tensors, buffers: Tensors, spec: PictureSpec) -> Rendered:
         """The pictures of W states.
 
         Args:
             params, buffers: stacked, [W, ...].
-            cameras: W B, those of a state together.
-            height, width: H, V in pixels.
-            shift: [W, B H V] in [0, 1), what a step drew for its rays.
-            final: whether they are the pictures of a result, and not those of a drift.
-            shading: lights; None: colours as they are.
-            orientation: whether to measure normals that face away.
+            spec: which ones, B of each state.
         """
         ...
 

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from dreamprop.rng import generator
-from dreamprop.scenes.cameras import Cameras
 from dreamprop.scenes.config import GeometryConfig, RendererConfig
 from dreamprop.scenes.field import Field, Tensors
-from dreamprop.scenes.rendered import Rendered
-from dreamprop.scenes.shading import Shading
+from dreamprop.scenes.rendered import PictureSpec, Rendered
 from dreamprop.scenes.volume_rendering import render
 
 POINTS = 1 << 18
@@ -58,32 +56,15 @@ class Volume:
         """Samples of a ray."""
         return self.renderer.eval_num_samples_per_ray if final else self.renderer.num_samples_per_ray
 
-    def render(
-        self,
-        params: Tensors,
-        buffers: Tensors,
-        cameras: Cameras,
-        height: int,
-        width: int,
-        shift: Tensor,
-        *,
-        final: bool = False,
-        shading: Shading | None = None,
-        orientation: bool = False,
-    ) -> Rendered:
+    def render(self, params: Tensors, buffers: Tensors, spec: PictureSpec) -> Rendered:
         """The pictures of W states by volume rendering."""
         return render(
             self.field,
             params,
             buffers,
-            cameras,
-            height,
-            width,
-            shift,
-            samples=self.cost(final),
+            spec,
+            samples=self.cost(spec.final),
             prune_alpha=self.renderer.prune_alpha,
-            shading=shading,
-            orientation=orientation,
         )
 
     def gather(self, buffers: Tensors, told: Mapping[str, Tensor], step: int) -> Tensors:

@@ -16,12 +16,12 @@ import math
 import nerfacc
 from torch import Tensor
 
-from dreamprop.scenes.cameras import Cameras, rays
+from dreamprop.scenes.cameras import rays
 from dreamprop.scenes.field import Field, Tensors
 from dreamprop.scenes.ray_marching import march
 from dreamprop.scenes.ray_weights import ray_weights
-from dreamprop.scenes.rendered import Rendered
-from dreamprop.scenes.shading import Shading, shade
+from dreamprop.scenes.rendered import PictureSpec, Rendered
+from dreamprop.scenes.shading import shade
 
 PRUNE_PARTS = 32
 """Parts of the ball's diameter, of which a cell is as opaque as one that `prune_alpha` speaks of."""
@@ -42,15 +42,10 @@ def render(
     field: Field,
     params: Tensors,
     buffers: Tensors,
-    cameras: Cameras,
-    height: int,
-    width: int,
-    shift: Tensor,
+    spec: PictureSpec,
     *,
     samples: int,
     prune_alpha: float = 0.0,
-    shading: Shading | None = None,
-    orientation: bool = False,
     depth: bool = False,
 ) -> Rendered:
     """Render the pictures of W states.
@@ -58,24 +53,20 @@ def render(
     Args:
         field: what the parameters mean.
         params, buffers: stacked, [W, ...].
-        cameras: N = W B, those of a state together.
-        height, width: H, V in pixels.
-        shift: [W, B H V] in [0, 1), see `march`.
-        samples: along the ball's diameter.
+        spec: which ones; how its `shift` moves samples, `march` says.
+        samples: along the ball's diameter, of results and of drifts alike.
         prune_alpha: cells that are emptier than this opacity are skipped, see `prune_density`.
-        shading: lights; None: colours as they are.
-        orientation: whether to measure normals that face away.
         depth: whether to measure depth.
     """
-    count = len(shift)
-    origins, directions = rays(cameras, height, width)
+    count, shading = len(spec.shift), spec.shading
+    origins, directions = rays(spec.cameras, spec.height, spec.width)
     origins = origins[:, None].expand_as(directions).reshape(count, -1, 3)
     directions = directions.reshape(count, -1, 3)
     occupancy_mask = None
     if prune_alpha > 0:
         occupancy_mask = field.occupancy_mask(params, buffers, prune_density(prune_alpha, field.radius))
-    marched = march(origins, directions, shift, field.radius, samples, occupancy_mask)
-    found = field.query(params, marched.points, normals=orientation or shading is not None)
+    marched = march(origins, directions, spec.shift, field.radius, samples, occupancy_mask)
+    found = field.query(params, marched.points, normals=spec.orientation or shading is not None)
 
     total = count * origins.shape[1]
     dense = found.density.new_zeros(count, origins.shape[1] * samples + 1)
@@ -89,14 +80,14 @@ def render(
         return nerfacc.accumulate_along_rays(inside.flatten(), flat, marched.ray.flatten(), total)
 
     def picture(rows: Tensor) -> Tensor:
-        return rows.view(-1, height, width, rows.shape[-1]).permute(0, 3, 1, 2)
+        return rows.view(-1, spec.height, spec.width, rows.shape[-1]).permute(0, 3, 1, 2)
 
     color = found.color
     if shading is not None:
         assert found.normal is not None
-        color = shade(shading, color, found.normal, marched.points, marched.ray // (height * width))
+        color = shade(shading, color, found.normal, marched.points, marched.ray // (spec.height * spec.width))
     penalty = None
-    if orientation:
+    if spec.orientation:
         assert found.normal is not None
         facing = (found.normal * directions.reshape(-1, 3)[marched.ray]).sum(-1).clamp(min=0).square()
         seen = (opacity.detach().view(count, -1) > 0).sum(1).clamp(min=1)

@@ -42,6 +42,19 @@ def bench(benchmarks: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     return Bench(benchmarks, monkeypatch, capfd)
 
 
+def program(folder: Path, name: str, *arguments: str, timeout: float) -> list[str]:
+    """The lines that a benchmark prints as a program of its own, which may start others; `timeout` is in seconds."""
+    done = subprocess.run(
+        [sys.executable, str(folder / f"{name}.py"), *arguments],
+        env=os.environ | {"PYTHONPATH": str(folder.parent)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 def cells(line: str) -> list[str]:
     """A row of a table."""
     return [cell.strip() for cell in line.strip("|").split("|")]
@@ -110,16 +123,9 @@ def test_auto(bench: Bench) -> None:
 
 
 def test_auto_on_two_processes(benchmarks: Path) -> None:
-    arguments = ["--ranks", "2", "--processes", "idle", "--windows", "2", "--steps", "12", "--repeat", "1"]
-    done = subprocess.run(
-        [sys.executable, str(benchmarks / "auto.py"), *arguments],
-        env=os.environ | {"PYTHONPATH": str(benchmarks.parent)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert cells(done.stdout.splitlines()[-1])[0] == "idle"
+    few = ["--processes", "idle", "--windows", "2", "--steps", "12", "--repeat", "1"]
+    lines = program(benchmarks, "auto", "--ranks", "2", *few, timeout=120)
+    assert cells(lines[-1])[0] == "idle"
 
 
 def test_rprecision(bench: Bench, tmp_path: Path) -> None:
@@ -133,16 +139,9 @@ def test_model(bench: Bench) -> None:
 
 
 def test_exchange_between_two_processes(benchmarks: Path) -> None:
-    arguments = ["--ranks", "2", "--parameters", "0.001", "--window", "2", "--rounds", "1"]
-    done = subprocess.run(
-        [sys.executable, str(benchmarks / "exchange.py"), *arguments],
-        env=os.environ | {"PYTHONPATH": str(benchmarks.parent)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    few = ["--parameters", "0.001", "--window", "2", "--rounds", "1"]
+    lines = program(benchmarks, "exchange", "--ranks", "2", *few, timeout=300)
+    found = [json.loads(line) for line in lines if line.startswith("{")]
     assert [row["layout"] for row in found] == ["replicated", "sharded"]
     assert all(row["bytes_sent_by_a_rank"] > 0 for row in found)
 
@@ -228,18 +227,9 @@ def test_gpu_has_the_published_sizes() -> None:
     "THREESTUDIO_ROOT" not in os.environ, reason="THREESTUDIO_ROOT is not set to a checkout of threestudio"
 )
 def test_meeting(benchmarks: Path) -> None:
-    arguments = [
-        f"--threestudio={os.environ['THREESTUDIO_ROOT']}",
-        *["--tiny", "--window", "2", "--threads", "1", "--repeat", "1"],
-    ]
-    done = subprocess.run(
-        [sys.executable, str(benchmarks / "meeting.py"), *arguments],
-        env=os.environ | {"PYTHONPATH": str(benchmarks.parent)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [cells(line)[1] for line in done.stdout.splitlines() if line.startswith("| 1 |")] == [
+    root = f"--threestudio={os.environ['THREESTUDIO_ROOT']}"
+    few = ["--tiny", "--window", "2", "--threads", "1", "--repeat", "1"]
+    lines = program(benchmarks, "meeting", root, *few, timeout=600)
+    assert [cells(line)[1] for line in lines if line.startswith("| 1 |")] == [
         "one by one", "U-Net", "every frozen network"
     ]  # fmt: skip

@@ -1,13 +1,17 @@
 """Runs of the command line: how the toy's is started, where it lies, and what a run leaves in its folder."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+import dreamprop as dp
 from dreamprop import checkpoint
+from dreamprop.methods.dreamfusion import DreamFusion
 
 Cli = Callable[..., int]
 """The fixture `cli`."""
@@ -37,3 +41,22 @@ def same(a: Path, b: Path) -> bool:
     """Whether two runs ended in the same tensors, to the last bit."""
     one, two = final(a), final(b)
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def killed(step: int, run: Callable[[], int]) -> int:
+    """The exit code of a fork that runs this, and is killed (SIGKILL) when it updates a state of that step."""
+    child = os.fork()
+    if child == 0:
+        plain = DreamFusion.update
+
+        def update(self: DreamFusion, state: dp.State, drift: dp.Drift) -> dp.State:
+            if state.step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return plain(self, state, drift)
+
+        DreamFusion.update = update  # type: ignore[method-assign]
+        try:
+            run()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

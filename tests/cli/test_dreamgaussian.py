@@ -1,7 +1,6 @@
 """Whole runs of Gaussians on the smaller model that ships with the project: files, a kill, and what is gone on from."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -10,11 +9,9 @@ import pytest
 import torch
 from plyfile import PlyData
 
-import dreamprop as dp
 from dreamprop import checkpoint
 from dreamprop.cli import main
-from dreamprop.methods.dreamfusion import DreamFusion
-from tests.cli.runs import Refused, same
+from tests.cli.runs import Refused, killed, same
 from tests.cli.shipped import REPOSITORY
 
 CONFIG = ["--config", str(REPOSITORY / "configs" / "dreamgaussian.yaml")]
@@ -30,25 +27,6 @@ PROMPT = "system.prompt_processor.prompt=a red torus"
 FOLDER = Path("outputs/dreamgaussian")
 
 
-def killed(step: int, *arguments: str) -> int:
-    """The exit code of a fork that runs this, and is killed when it updates a state of that step."""
-    child = os.fork()
-    if child == 0:
-        plain = DreamFusion.update
-
-        def update(self: DreamFusion, state: dp.State, drift: dp.Drift) -> dp.State:
-            if state.step == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return plain(self, state, drift)
-
-        DreamFusion.update = update  # type: ignore[method-assign]
-        try:
-            run(*arguments)
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def run(*arguments: str) -> int:
     return main([*CONFIG, *SMALL, PROMPT, *arguments])
 
@@ -57,7 +35,7 @@ def test_a_killed_run_goes_on_across_more_gaussians_to_the_same_bits() -> None:
     """It is killed behind the boundary at 4, and goes on from where it was and from a state in front of it."""
     assert run("--train", "tag=whole") == 0
     often = ("checkpoint.every_n_train_steps=1", "checkpoint.keep=99")
-    assert killed(8, "--train", "tag=killed", *often) == -signal.SIGKILL
+    assert killed(8, lambda: run("--train", "tag=killed", *often)) == -signal.SIGKILL
     folder = FOLDER / "killed"
     counts = {}
     for path in sorted((folder / "checkpoints").glob("*.safetensors")):

@@ -127,6 +127,16 @@ def dreamgaussian() -> dp.Process:
     return make("embedded", max_points=120, densify_grad_threshold=0.15, min_opacity=0.093)
 
 
+def denoising(name: str, steps: int) -> dp.Process:
+    """Pictures by a scheduler of diffusers, two of them side by side."""
+    from dreamprop.sampling import Denoising, PureScheduler
+    from tests.sampling.pipes import network, scheduler
+
+    pure = PureScheduler(scheduler(name), steps)
+    latents = torch.randn(2, 4, 6, 6, generator=generator(0, 0, "latents"))
+    return Denoising(network, pure, latents * pure.init_noise_sigma, seed=1)
+
+
 STEP = {"tolerance": 1.0}
 PAPER = {"error_rule": "paper", "threshold": 2000.0}
 DECIDED = [Decision(0, 1, 2), Decision(2, 8, 9), Decision(9, 5)]
@@ -154,6 +164,18 @@ CASES: dict[str, Case] = {
     ),
     "hash grid": (lambda: dreamfusion("implicit-volume"), 6, {"window": 4, **STEP}, 1),
     "Gaussians": (dreamgaussian, 10, {"window": 4, **STEP}, 1),
+    "DDPM": (lambda: denoising("DDPMScheduler", 20), 20, {"window": 6, "tolerance": 0.3}, 2),
+    "DPM-Solver++": (
+        lambda: denoising("DPMSolverMultistepScheduler", 12),
+        12,
+        {"window": 5, "tolerance": 0.0},
+        1,
+    ),
 }
 
 WAYS = ("replicated", "sharded")
+
+
+def ways(name: str) -> tuple[str, ...]:
+    """The layouts that a case is solved in: latents are too few to be cut."""
+    return WAYS[:1] if name.startswith("D") else WAYS

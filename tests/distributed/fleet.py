@@ -19,7 +19,7 @@ import dreamprop as dp
 from dreamprop.distributed.rendezvous import init_process_group
 from dreamprop.evaluate.distributed import digest
 from dreamprop.utils import foreach
-from tests.distributed.cases import CASES, WAYS
+from tests.distributed.cases import CASES, ways
 from tests.distributed.forks import forked
 
 RANKS = (1, 2, 3, 4)
@@ -37,7 +37,7 @@ def work(folder: Path, made: dict[str, dp.Process]) -> None:
     results = {}
     for name, (make, steps, arguments, sub_batch) in CASES.items():
         foreach.PIECE = piece(name)
-        for way in WAYS:
+        for way in ways(name):
             evaluator = dp.evaluate.distributed(layout=way, sub_batch=sub_batch, timeout=60)
             process = made.get(name) or make()
             results[f"{name}/{way}"] = told(dp.solve(process, steps, evaluator=evaluator, **arguments))

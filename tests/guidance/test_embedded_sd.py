@@ -12,6 +12,7 @@ from dreamprop.prior import MODELS
 from dreamprop.prior.world import LARGE, PALETTE, compose, render_layers
 from dreamprop.rng import generator
 from dreamprop.runs import experiment as experiments
+from tests.guidance import tiny
 
 THINGS = {"a red torus": ("torus", 0), "a blue house": ("house", 5), "a green cone": ("cone", 3)}
 
@@ -46,7 +47,7 @@ def test_a_gradient_reaches_the_pixels(model: Model) -> None:
     pictures = renders(1).requires_grad_()
     draw = sds.draw(3, 0, generator(0, 0))
     assert draw.noise.shape == (3, 4, 16, 16)
-    z, grad = sds.gradient(pictures, torch.zeros(3), torch.zeros(3), draw, [0, 0, 0])
+    z, grad = sds.gradient(tiny.asked(pictures, draw, torch.zeros(3), torch.zeros(3)), {})
     (through,) = torch.autograd.grad((z * grad).sum(), pictures)
     assert grad.isfinite().all() and through.isfinite().all()
     assert (through.abs().amax((1, 2, 3)) > 0).all()

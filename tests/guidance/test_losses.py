@@ -205,7 +205,6 @@ def test_the_inverted_noise_is_found_again() -> None:
 
 # -- a U-Net -----------------------------------------------------------------------------------------------------------
 
-ELEVATION, AZIMUTH = torch.tensor([0.0, 70.0, 10.0]), torch.tensor([0.0, 20.0, 170.0])
 ASKED = ["a red torus, front view", "a red torus, overhead view", "a red torus, back view"]
 
 
@@ -226,7 +225,7 @@ def test_a_window_follows_the_formula(model: Model, name: str) -> None:
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     draw = guidance.draw(3, 0, torch.Generator().manual_seed(1))
     random = torch.get_rng_state()
-    z, grad = guidance.gradient(images, ELEVATION, AZIMUTH, draw, [0, 0, 0])
+    z, grad = guidance.gradient(tiny.asked(images, draw), {})
     assert torch.equal(random, torch.get_rng_state())
     assert z.requires_grad and not grad.requires_grad
     unet = type(model.unet).from_config(model.unet.config).double().eval()
@@ -251,10 +250,11 @@ def test_pictures_of_a_window_are_independent(model: Model, name: str) -> None:
     guidance = make(model, name)
     draws = [guidance.draw(1, 0, torch.Generator().manual_seed(i)) for i in range(3)]
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    _, together = guidance.gradient(images, ELEVATION, AZIMUTH, join(draws), [0, 0, 0])
+    _, together = guidance.gradient(tiny.asked(images, join(draws)), {})
     for i in range(3):
         one = slice(i, i + 1)
-        _, alone = guidance.gradient(images[one], ELEVATION[one], AZIMUTH[one], draws[i], [0])
+        single = tiny.asked(images[one], draws[i], tiny.ELEVATION[one], tiny.AZIMUTH[one])
+        _, alone = guidance.gradient(single, {})
         assert torch.allclose(alone, together[one], atol=1e-5 * float(together.abs().max()))
 
 

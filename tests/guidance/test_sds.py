@@ -18,19 +18,8 @@ from dreamprop.guidance.protocol import Draw, join
 from dreamprop.guidance.score_distillation import ScoreDistillation
 from tests.guidance import tiny
 
-ELEVATION, AZIMUTH = torch.tensor([0.0, 70.0, 10.0]), torch.tensor([0.0, 20.0, 170.0])
 FLOAT32 = 2e-4
 """Relative rounding of a small U-Net in float32 against float64."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def pixels(folder: Path) -> Model:
-    return load(tiny.save(folder / "pixels"), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +69,7 @@ def test_pixels_follow_the_formula(folder: Path, prediction: str, weighting: str
     sds = make(model, weighting=weighting)
     pictures = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     draw = drawn(sds)
-    z, grad = sds.gradient(pictures, ELEVATION, AZIMUTH, draw, [0, 0, 0])
+    z, grad = sds.gradient(tiny.asked(pictures, draw), {})
     expected = written_out(model, pictures.detach() * 2 - 1, draw, 7.0, weighting)
     assert (grad - expected).abs().max() < FLOAT32 * expected.abs().max()
     # d loss / d picture: the chain rule through z = 2 x - 1 alone, never through the U-Net
@@ -93,7 +82,7 @@ def test_learned_variances_are_dropped(folder: Path) -> None:
     sds = make(model)
     draw = drawn(sds)
     pictures = torch.rand(3, 3, 8, 8)
-    _, grad = sds.gradient(pictures, ELEVATION, AZIMUTH, draw, [0, 0, 0])
+    _, grad = sds.gradient(tiny.asked(pictures, draw), {})
     expected = written_out(model, pictures * 2 - 1, draw, 7.0, "sds")
     assert grad.shape == pictures.shape
     assert (grad - expected).abs().max() < FLOAT32 * expected.abs().max()
@@ -104,7 +93,7 @@ def test_latents_follow_the_formula(latents: Model) -> None:
     assert sds.side == 16
     pictures = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     draw = drawn(sds)
-    z, grad = sds.gradient(pictures, ELEVATION, AZIMUTH, draw, [0, 0, 0])
+    z, grad = sds.gradient(tiny.asked(pictures, draw), {})
     vae = latents.vae
     posterior = vae.encode(pictures * 2 - 1).latent_dist
     expected_z = (posterior.mean + posterior.std * draw.posterior) * vae.config.scaling_factor
@@ -122,17 +111,18 @@ def test_pictures_of_a_batch_are_independent(pixels: Model) -> None:
     sds = make(pixels)
     draws = [sds.draw(1, 0, torch.Generator().manual_seed(i)) for i in range(3)]
     pictures = torch.rand(3, 3, 8, 8)
-    _, together = sds.gradient(pictures, ELEVATION, AZIMUTH, join(draws), [0, 0, 0])
+    _, together = sds.gradient(tiny.asked(pictures, join(draws)), {})
     for i in range(3):
         one = slice(i, i + 1)
-        _, alone = sds.gradient(pictures[one], ELEVATION[one], AZIMUTH[one], draws[i], [0])
+        single = tiny.asked(pictures[one], draws[i], tiny.ELEVATION[one], tiny.AZIMUTH[one])
+        _, alone = sds.gradient(single, {})
         assert torch.allclose(alone, together[one], atol=1e-5)
 
 
 def test_numbers_follow_the_step_of_each_picture(pixels: Model) -> None:
     sds = make(pixels, guidance_scale=[0, 1.0, 11.0, 10], grad_clip=[0, 0.1, 0.2, 10])
     draw, pictures = drawn(sds), torch.rand(3, 3, 8, 8)
-    _, grad = sds.gradient(pictures, ELEVATION, AZIMUTH, draw, [0, 5, 10])
+    _, grad = sds.gradient(tiny.asked(pictures, draw, steps=[0, 5, 10]), {})
     for i, (scale, bound) in enumerate([(1.0, 0.1), (6.0, 0.15), (11.0, 0.2)]):
         expected = written_out(pixels, pictures * 2 - 1, draw, scale, "sds")[i].clamp(-bound, bound)
         assert torch.allclose(grad[i].double(), expected, atol=1e-4)
@@ -223,7 +213,5 @@ def test_the_text_encoder_is_freed_once_prompts_are_embedded(
 def test_global_random_state_is_left_alone(pixels: Model) -> None:
     before = torch.get_rng_state()
     sds = make(pixels)
-    sds.gradient(
-        torch.rand(3, 3, 8, 8, generator=torch.Generator()), ELEVATION, AZIMUTH, drawn(sds), [0, 0, 0]
-    )
+    sds.gradient(tiny.asked(torch.rand(3, 3, 8, 8, generator=torch.Generator()), drawn(sds)), {})
     assert torch.equal(before, torch.get_rng_state())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ from dreamprop.guidance.denoiser import PromptedModel
 from dreamprop.guidance.diffusion import Model, load
 from dreamprop.guidance.lora import CAMERA, LORA, LoRA
 from dreamprop.guidance.prompt import Prompt, Views
-from dreamprop.guidance.protocol import Draw, OwnParameters, join
+from dreamprop.guidance.protocol import Draw, Pictures, join
 from dreamprop.guidance.score_distillation import ScoreDistillation
 from dreamprop.guidance.variational import VSD
-from dreamprop.scenes.cameras import orbit, pose
 from tests.guidance import tiny
 
 STATES, PICTURES, RANK = 3, 2, 2
@@ -36,64 +36,55 @@ def make(model: Model, **settings: Any) -> VSD:
     return VSD(base, LoRA(model.unet, RANK))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def pixels(folder: Path) -> Model:
-    return load(tiny.save(folder / "pixels"), "cpu")
-
-
+@dataclass(frozen=True)
 class Asked:
     """Pictures of states whose corrections are far from zero."""
 
-    def __init__(self, guidance: VSD, counts: tuple[int, ...] = (PICTURES,) * STATES) -> None:
-        g = torch.Generator().manual_seed(5)
-        many, model = sum(counts), guidance.base.model
-        start = [guidance.init(g) for _ in counts]
-        self.params = {
-            name: torch.stack([s[name] for s in start]) + 0.3 * torch.randn(len(counts), *shape, generator=g)
-            for name, shape in guidance.lora.shapes.items()
-        }
-        self.elevation = torch.linspace(-10, 80, many)
-        self.azimuth = torch.linspace(-170, 170, many)
-        view = orbit(self.elevation, self.azimuth, torch.full((many,), 2.4), torch.full((many,), 45.0))
-        self.own = OwnParameters(self.params, counts, pose(view))
-        side = model.resolution
-        self.pictures = torch.rand(many, 3, side, side, generator=g)
-        self.draw = join([guidance.draw(count, 0, g) for count in counts])
-        self.steps = [0] * many
+    params: dict[str, Tensor]
+    pictures: Pictures
 
-    def of(self, guidance: VSD, draw: Draw | None = None) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def of(self, guidance: VSD) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """z, the gradient with respect to it, the corrections' loss and its gradients."""
-        draw = draw or self.draw
         params = {name: p.clone().requires_grad_() for name, p in self.params.items()}
-        own = OwnParameters(params, self.own.counts, self.own.pose)
-        z, grad = guidance.gradient(self.pictures, self.elevation, self.azimuth, draw, self.steps, own)
-        loss = guidance.training_loss(z, self.elevation, self.azimuth, draw, own)
+        z, grad = guidance.gradient(self.pictures, params)
+        loss = guidance.training_loss(z, self.pictures, params)
         assert loss is not None
         found = torch.autograd.grad(loss, list(params.values()))
         return z, grad, loss, dict(zip(params, found, strict=True))
 
     def alone(self, state: int) -> Asked:
         """The same of one state by itself."""
-        one = object.__new__(type(self))
-        first = sum(self.own.counts[:state])
-        at = slice(first, first + self.own.counts[state])
-        one.params = {name: p[state : state + 1] for name, p in self.params.items()}
-        one.own = OwnParameters(one.params, self.own.counts[state : state + 1], self.own.pose[at])
-        for name in ("elevation", "azimuth", "pictures", "steps"):
-            setattr(one, name, getattr(self, name)[at])
+        all_of = self.pictures
+        first = sum(all_of.counts[:state])
+        at = slice(first, first + all_of.counts[state])
 
         def cut(draw: Draw) -> Draw:
             posterior = None if draw.posterior is None else draw.posterior[at]
             training = None if draw.training is None else cut(draw.training)
             return Draw(draw.timesteps[at], draw.noise[at], posterior, draw.host_timesteps[at], training)
 
-        one.draw = cut(self.draw)
-        return one
+        of_pictures = ("images", "elevation", "azimuth", "pose", "steps")
+        pictures = Pictures(
+            **{name: getattr(all_of, name)[at] for name in of_pictures},
+            draw=cut(all_of.draw),
+            counts=all_of.counts[state : state + 1],
+        )
+        return Asked({name: p[state : state + 1] for name, p in self.params.items()}, pictures)
+
+
+def ask(guidance: VSD, counts: tuple[int, ...] = (PICTURES,) * STATES) -> Asked:
+    """Of states with so many pictures each."""
+    g = torch.Generator().manual_seed(5)
+    many, side = sum(counts), guidance.base.model.resolution
+    start = [guidance.init(g) for _ in counts]
+    params = {
+        name: torch.stack([s[name] for s in start]) + 0.3 * torch.randn(len(counts), *shape, generator=g)
+        for name, shape in guidance.lora.shapes.items()
+    }
+    images = torch.rand(many, 3, side, side, generator=g)
+    draw = join([guidance.draw(count, 0, g) for count in counts])
+    elevation, azimuth = torch.linspace(-10, 80, many), torch.linspace(-170, 170, many)
+    return Asked(params, tiny.asked(images, draw, elevation, azimuth, counts=counts))
 
 
 def diffusers_own(model: Model, params: dict[str, Tensor]) -> Any:
@@ -114,11 +105,12 @@ def diffusers_own(model: Model, params: dict[str, Tensor]) -> Any:
 def test_gradient_and_loss_follow_the_formula(folder: Path, prediction: str) -> None:
     model = load(tiny.save(folder / prediction, prediction=prediction), "cpu")
     guidance = make(model)
-    asked = Asked(guidance)
+    asked = ask(guidance)
+    pictures, drawn = asked.pictures, asked.pictures.draw
     z, grad, loss, learnt = asked.of(guidance)
     frozen = type(model.unet).from_config(model.unet.config).double().eval()
     frozen.load_state_dict(model.unet.state_dict())
-    negative, text = guidance.base.prompt.embeddings(asked.elevation, asked.azimuth).double().chunk(2)
+    negative, text = guidance.base.prompt.embeddings(pictures.elevation, pictures.azimuth).double().chunk(2)
 
     def noisy(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         a = model.alphas_cumprod.double()[draw.timesteps].view(-1, 1, 1, 1)
@@ -132,11 +124,11 @@ def test_gradient_and_loss_follow_the_formula(folder: Path, prediction: str) -> 
             return a.sqrt() * out + (1 - a).sqrt() * x
         return (x - a.sqrt() * out) / (1 - a).sqrt()
 
-    a, _, x = noisy(asked.draw)
+    a, _, x = noisy(drawn)
     with torch.no_grad():
-        u, c = (eps_of(frozen(x, asked.draw.timesteps, t).sample, a, x) for t in (negative, text))
-    assert asked.draw.training is not None
-    b, eps, y = noisy(asked.draw.training)
+        u, c = (eps_of(frozen(x, drawn.timesteps, t).sample, a, x) for t in (negative, text))
+    assert drawn.training is not None
+    b, eps, y = noisy(drawn.training)
     target = {
         "epsilon": eps,
         "v_prediction": b.sqrt() * eps - (1 - b).sqrt() * z.detach(),
@@ -146,19 +138,19 @@ def test_gradient_and_loss_follow_the_formula(folder: Path, prediction: str) -> 
     for state in range(STATES):
         rows = slice(PICTURES * state, PICTURES * (state + 1))
         unet = diffusers_own(model, {name: p[state] for name, p in asked.params.items()})
-        camera = asked.own.pose[rows].double()
+        camera = pictures.pose[rows].double()
 
-        def ask(
+        def predict(
             x: Tensor, t: Tensor, unet: Any = unet, rows: slice = rows, camera: Tensor = camera
         ) -> Tensor:
             found: Tensor = unet(x[rows], t[rows], text[rows], class_labels=camera).sample
             return found
 
         with torch.no_grad():
-            eps_phi = eps_of(ask(x, asked.draw.timesteps), a[rows], x[rows])
+            eps_phi = eps_of(predict(x, drawn.timesteps), a[rows], x[rows])
         expected = (1 - a[rows]) * (u[rows] + 7.0 * (c[rows] - u[rows]) - eps_phi)
         assert (grad[rows] - expected).abs().max() < FLOAT32 * expected.abs().max()
-        wrong = (ask(y, asked.draw.training.timesteps) - target[prediction][rows]).square().mean()
+        wrong = (predict(y, drawn.training.timesteps) - target[prediction][rows]).square().mean()
         total = total + wrong.detach()
         wrong.backward()
         own = {name.replace(".default.", "."): p.grad for name, p in unet.named_parameters()}
@@ -175,7 +167,7 @@ def test_the_frozen_branch_is_the_untouched_model_bit_for_bit(
     """While corrections far from zero are in use, on this thread and on another."""
     untouched = load(folder / "pixels", "cpu")
     guidance = make(pixels)
-    asked = Asked(guidance)
+    asked = ask(guidance)
     seen: list[tuple[tuple[Any, ...], Tensor]] = []
     guided = PromptedModel.guided
 
@@ -195,13 +187,13 @@ def test_the_frozen_branch_is_the_untouched_model_bit_for_bit(
     assert not any("lora" in name for name, _ in pixels.unet.named_modules())
     # and the corrections were in use: without them the second branch is the frozen one, with them it is far from it
     told = text.chunk(2)[1]
-    own = asked.own
+    counts, pose = asked.pictures.counts, asked.pictures.pose
     plain = untouched.predict(noisy, timesteps, told)
     start = [guidance.init(torch.Generator().manual_seed(i)) for i in range(STATES)]
     zero = {name: torch.stack([s[name] for s in start]) for name in start[0]}
     with torch.no_grad():
-        fresh = guidance.lora.predict(zero, own.counts, noisy, timesteps, told, own.pose)
-        grown = guidance.lora.predict(own.params, own.counts, noisy, timesteps, told, own.pose)
+        fresh = guidance.lora.predict(zero, counts, noisy, timesteps, told, pose)
+        grown = guidance.lora.predict(asked.params, counts, noisy, timesteps, told, pose)
     assert torch.equal(fresh, plain)
     assert (grown - plain).abs().amax((1, 2, 3)).min() > 0.01 * plain.abs().max()
 
@@ -209,7 +201,7 @@ def test_the_frozen_branch_is_the_untouched_model_bit_for_bit(
 @pytest.mark.parametrize("counts", [(2, 2, 2), (1, 3, 2)], ids=["alike", "unlike"])
 def test_states_together_are_states_one_by_one(pixels: Model, counts: tuple[int, ...]) -> None:
     guidance = make(pixels)
-    asked = Asked(guidance, counts)
+    asked = ask(guidance, counts)
     _, grad, loss, learnt = asked.of(guidance)
     alone = [asked.alone(state).of(guidance) for state in range(len(counts))]
     one_by_one = torch.cat([found[1] for found in alone])
@@ -223,7 +215,7 @@ def test_states_together_are_states_one_by_one(pixels: Model, counts: tuple[int,
 
 def test_gradients_survive_half_precision(folder: Path, pixels: Model) -> None:
     half = load(folder / "pixels", "cpu", torch.float16)
-    asked = Asked(make(pixels))
+    asked = ask(make(pixels))
     _, grad, _, learnt = asked.of(make(pixels))
     _, grad16, _, learnt16 = asked.of(make(half))
     assert (grad - grad16).norm() < 0.05 * grad.norm()
@@ -246,7 +238,7 @@ def test_draws_of_the_corrections_are_their_own(pixels: Model) -> None:
 def test_global_random_state_is_left_alone(pixels: Model) -> None:
     before = torch.get_rng_state()
     guidance = make(pixels)
-    Asked(guidance).of(guidance)
+    ask(guidance).of(guidance)
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -1,14 +1,19 @@
-"""Tiny diffusion models with random weights, saved as folders in diffusers' layout."""
+"""Tiny diffusion models with random weights, saved as folders in diffusers' layout, and what they are asked."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from dreamprop.guidance.protocol import Draw, Pictures
+from dreamprop.scenes.cameras import orbit, pose
 
 WORDS = [
     "<pad>",
@@ -26,6 +31,8 @@ WORDS = [
     "overhead",
     "view",
 ]
+ELEVATION, AZIMUTH = torch.tensor([0.0, 70.0, 10.0]), torch.tensor([0.0, 20.0, 170.0])
+"""Cameras that see the front, the top and the back."""
 
 
 def save(folder: Path, *, prediction: str = "epsilon", latent: bool = False, out_channels: int = 3) -> Path:
@@ -94,3 +101,17 @@ def save(folder: Path, *, prediction: str = "epsilon", latent: bool = False, out
     }
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+def asked(
+    images: Tensor,
+    draw: Draw,
+    elevation: Tensor = ELEVATION,
+    azimuth: Tensor = AZIMUTH,
+    steps: Sequence[int] | None = None,
+    counts: Sequence[int] | None = None,
+) -> Pictures:
+    """Pictures [N, 3, H, V] as a guidance is asked about them: those of a state each, at step 0, unless told others."""
+    many = len(images)
+    view = orbit(elevation, azimuth, torch.full((many,), 2.4), torch.full((many,), 45.0))
+    return Pictures(images, elevation, azimuth, pose(view), draw, steps or [0] * many, counts or [1] * many)

@@ -8,7 +8,7 @@ import torch
 
 from dreamprop.guidance.config import GuidanceConfig, PromptConfig
 from dreamprop.guidance.factory import make_guidance
-from dreamprop.guidance.protocol import join
+from dreamprop.guidance.protocol import Pictures, join
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.methods.step_sample import draw_steps
 from dreamprop.scenes import background, cameras
@@ -47,11 +47,9 @@ def test_the_draws_of_a_window_are_copied_once_and_nothing_else(tmp_path: Path) 
         for field, own in zip(fields, params, strict=True):
             field.query(own, points, normals=True)
         images = guidance.resize(torch.empty(6, 3, 8, 8, device=META))
-        z, grad = guidance.gradient(
-            images,
-            view.elevation,
-            view.azimuth,
-            join([s.guidance for s in samples]),
-            [step for step in steps for _ in range(2)],
-        )
+        draw = join([s.guidance for s in samples])
+        of_pictures = [step for step in steps for _ in range(2)]
+        pose = cameras.pose(view)
+        asked = Pictures(images, view.elevation, view.azimuth, pose, draw, of_pictures, [2, 2, 2])
+        z, grad = guidance.gradient(asked, {})
     assert copies.count == 0 and z.device == grad.device == META

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from dreamprop.guidance.protocol import Draw, NothingToLearn, OwnParameters
+from dreamprop.guidance.protocol import Draw, NothingToLearn, Pictures
 from dreamprop.methods import distillation, dreamfusion
 from dreamprop.methods.config import DataConfig, SystemConfig
 from dreamprop.scenes import cameras
@@ -52,17 +52,9 @@ class Pull(NothingToLearn):
         seen = self.ball(origins[:, None].expand_as(towards), towards)
         return seen.view(-1, side, side, 3).permute(0, 3, 1, 2)
 
-    def gradient(
-        self,
-        pictures: Tensor,
-        elevation: Tensor,
-        azimuth: Tensor,
-        draw: Draw,
-        steps: Sequence[int],
-        own: OwnParameters | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        wanted = self.target(elevation, azimuth, SIDE) + NOISE * draw.noise
-        return pictures, STRENGTH * (pictures - wanted).detach()
+    def gradient(self, pictures: Pictures, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        wanted = self.target(pictures.elevation, pictures.azimuth, SIDE) + NOISE * pictures.draw.noise
+        return pictures.images, STRENGTH * (pictures.images - wanted).detach()
 
 
 def show(process: dreamfusion.DreamFusion, state: State) -> Shown:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dreamprop.scenes import cameras
 from dreamprop.scenes.gaussians import spherical_harmonics
+from dreamprop.scenes.gaussians.camera_matrices import CameraMatrices, matrices
 from dreamprop.scenes.gaussians.projection import project
-from dreamprop.scenes.gaussians.scene import matrices
-
-Scene = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Middles [W, N, 3], rotations [W, N, 4], scales [W, N, 3], opacities [W, N] and coefficients [W, N, K, 3]."""
+from dreamprop.scenes.gaussians.splats import Splats
 
 
 def scattered(
     states: int, count: int, degree: int, dtype: torch.dtype = torch.float64, seed: int = 0
-) -> Scene:
+) -> Splats:
     """Random Gaussians of all shapes."""
     g = torch.Generator().manual_seed(seed)
-    return (
+    return Splats(
         torch.randn(states, count, 3, generator=g, dtype=dtype) * 0.35,
         torch.randn(states, count, 4, generator=g, dtype=dtype),
         torch.rand(states, count, 3, generator=g, dtype=dtype) * 0.15 + 0.01,
@@ -29,25 +29,28 @@ def scattered(
     )
 
 
+def parts(splats: Splats) -> tuple[Tensor, ...]:
+    """Their tensors."""
+    return tuple(getattr(splats, field.name) for field in fields(splats))
+
+
 def around(
     states: int, batch: int, size: tuple[int, int], dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor]:
+) -> CameraMatrices:
     """`batch` cameras for each state, as matrices."""
     azimuth = torch.arange(states * batch, dtype=dtype) * 73.0
     seen = cameras.orbit(
         azimuth * 0.1, azimuth, torch.full_like(azimuth, 2.4), torch.full_like(azimuth, 45.0)
     )
     width, height = size
-    views, ks = matrices(seen, height, width)
-    return views.unflatten(0, (states, batch)), ks.unflatten(0, (states, batch))
+    return matrices(seen, states, height, width)
 
 
-def dense(scene: Scene, views: Tensor, ks: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+def dense(splats: Splats, cameras: CameraMatrices) -> tuple[Tensor, Tensor]:
     """Colours [W B, 3, H, V] and opacities [W B, 1, H, V], by the formula, one Gaussian after the other."""
-    means, quats, scales, opacities, coefficients = scene
-    seen = project(means, quats, scales, views, ks, width, height)
+    seen, views, height, width = project(splats, cameras), cameras.viewmats, cameras.height, cameras.width
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    pixels = torch.stack([x, y], -1).to(means)  # [H, V, 2]
+    pixels = torch.stack([x, y], -1).to(splats.means)  # [H, V, 2]
     colors, alphas = [], []
     for w in range(views.shape[0]):
         for b in range(views.shape[1]):
@@ -59,11 +62,12 @@ def dense(scene: Scene, views: Tensor, ks: Tensor, width: int, height: int) -> t
                 inverse = torch.stack([torch.stack([yy, -xy]), torch.stack([-xy, xx])]) / (xx * yy - xy * xy)
                 d = pixels - seen.means[w, b, n]
                 exponent = torch.einsum("hvi,ij,hvj->hv", d, inverse, d) / 2
-                alpha = (opacities[w, n] * seen.compensation[w, b, n] * torch.exp(-exponent)).clamp(max=0.999)
+                opacity = splats.opacities[w, n] * seen.compensation[w, b, n]
+                alpha = (opacity * torch.exp(-exponent)).clamp(max=0.999)
                 alpha = torch.where(alpha >= 1 / 255, alpha, 0)
-                towards = F.normalize(means[w, n] - place, dim=0)
+                towards = F.normalize(splats.means[w, n] - place, dim=0)
                 color = color + (left * alpha)[..., None] * spherical_harmonics.color(
-                    coefficients[w, n], towards
+                    splats.coefficients[w, n], towards
                 )
                 left = left * (1 - alpha)
             colors.append(color.permute(2, 0, 1))

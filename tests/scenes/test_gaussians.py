@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ from scipy.special import sph_harm_y
 
 from dreamprop.scenes import cameras
 from dreamprop.scenes.gaussians import spherical_harmonics
+from dreamprop.scenes.gaussians.camera_matrices import matrices
 from dreamprop.scenes.gaussians.config import GaussiansConfig
 from dreamprop.scenes.gaussians.projection import BLUR
 from dreamprop.scenes.gaussians.rasterize import fixed_point_sum, rasterize_shadows
-from dreamprop.scenes.gaussians.scene import Gaussians, matrices
+from dreamprop.scenes.gaussians.scene import Gaussians
+from dreamprop.scenes.gaussians.splats import Splats
 from dreamprop.scenes.gaussians.splatting import splat
-from tests.scenes.gaussians import around, dense, scattered
+from dreamprop.scenes.rendered import PictureSpec
+from tests.scenes.gaussians import around, dense, parts, scattered
 
 
 def test_harmonics_are_those_of_scipy() -> None:
@@ -38,16 +42,16 @@ def test_matrices_put_points_where_cameras_see_them() -> None:
         *(t[None] for t in cameras.draw(4, torch.Generator().manual_seed(0))), cameras.Ranges()
     )
     points = torch.randn(20, 3, generator=torch.Generator().manual_seed(1)) * 0.2
-    views, ks = matrices(seen, 30, 40)
-    local = torch.cat([points, torch.ones(20, 1)], 1) @ views.transpose(1, 2)
-    flat = local[..., :3] @ ks.transpose(1, 2)
+    found = matrices(seen, 1, 30, 40)
+    local = torch.cat([points, torch.ones(20, 1)], 1) @ found.viewmats[0].transpose(1, 2)
+    flat = local[..., :3] @ found.ks[0].transpose(1, 2)
     assert torch.allclose(flat[..., :2] / flat[..., 2:], cameras.project(seen, points, 30, 40), atol=1e-4)
 
 
 def round_ones(places: list[list[float]], scale: float, opacities: list[float], colors: list[list[float]]):  # type: ignore[no-untyped-def]
     """Round Gaussians seen from the front at a distance of 2 by a camera of 41 pixels."""
     count = len(places)
-    scene = (
+    scene = Splats(
         torch.tensor([places], dtype=torch.float64),
         torch.tensor([[[1.0, 0, 0, 0]]], dtype=torch.float64).expand(1, count, 4),
         torch.full((1, count, 3), scale, dtype=torch.float64),
@@ -55,8 +59,8 @@ def round_ones(places: list[list[float]], scale: float, opacities: list[float], 
         (torch.tensor([colors], dtype=torch.float64)[:, :, None] - 0.5) / spherical_harmonics.C0,
     )
     one = torch.ones(1, dtype=torch.float64)
-    views, ks = matrices(cameras.orbit(0 * one, 0 * one, 2 * one, 40 * one), 41, 41)
-    return splat(*scene, views[None], ks[None], 41, 41), float(ks[0, 0, 0])
+    front = matrices(cameras.orbit(0 * one, 0 * one, 2 * one, 40 * one), 1, 41, 41)
+    return splat(scene, front), float(front.ks[0, 0, 0, 0])
 
 
 def test_a_single_gaussian_is_a_bell_with_the_blur_of_a_pixel() -> None:
@@ -89,15 +93,15 @@ def test_of_two_in_a_row_the_nearer_is_in_front(order: list[int]) -> None:
 
 @pytest.mark.parametrize("degree", [0, 3])
 def test_every_pair_and_gradient_is_that_of_the_slow_twin(degree: int) -> None:
-    scene = tuple(t.requires_grad_() for t in scattered(2, 12, degree))
-    views, ks = around(2, 2, (17, 13))
-    seen = splat(*scene, views, ks, 17, 13)
-    color, opacity = dense(scene, views, ks, 17, 13)
+    scene, views = scattered(2, 12, degree), around(2, 2, (17, 13))
+    leaves = [t.requires_grad_() for t in parts(scene)]
+    seen = splat(scene, views)
+    color, opacity = dense(scene, views)
     assert torch.allclose(seen.color, color, atol=1e-12) and torch.allclose(seen.opacity, opacity, atol=1e-12)
     assert float(opacity.detach().amax()) > 0.7 and float(opacity.detach().amin()) < 0.1
     asked = torch.randn(color.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    ours = torch.autograd.grad((seen.color * asked).sum() + seen.opacity.square().sum(), scene)
-    theirs = torch.autograd.grad((color * asked).sum() + opacity.square().sum(), scene)
+    ours = torch.autograd.grad((seen.color * asked).sum() + seen.opacity.square().sum(), leaves)
+    theirs = torch.autograd.grad((color * asked).sum() + opacity.square().sum(), leaves)
     for one, other in zip(ours, theirs, strict=True):
         assert torch.allclose(one, other, atol=1e-10) and one.abs().max() > 0
 
@@ -128,16 +132,17 @@ def test_sums_of_whole_numbers_are_sums() -> None:
 
 def test_states_do_not_mix_and_unseen_ones_make_no_picture() -> None:
     scene = scattered(3, 30, 1, torch.float32)
-    views, ks = around(3, 2, (24, 16), torch.float32)
-    together = splat(*scene, views, ks, 24, 16)
+    views = around(3, 2, (24, 16), torch.float32)
+    together = splat(scene, views)
     for w in range(3):
-        alone = splat(*(t[w : w + 1] for t in scene), views[w : w + 1], ks[w : w + 1], 24, 16)
+        one = replace(views, viewmats=views.viewmats[w : w + 1], ks=views.ks[w : w + 1])
+        alone = splat(Splats(*(t[w : w + 1] for t in parts(scene))), one)
         assert torch.allclose(together.color[2 * w : 2 * w + 2], alone.color, atol=1e-6)
         assert torch.equal(together.radii[w : w + 1], alone.radii)
-    behind = tuple(t.clone().requires_grad_() for t in scene)
-    gone = splat(behind[0] + 50, *behind[1:], views, ks, 24, 16)
+    leaves = [t.clone().requires_grad_() for t in parts(scene)]
+    gone = splat(Splats(leaves[0] + 50, *leaves[1:]), views)
     assert not gone.color.any() and not gone.opacity.any() and not gone.radii.any()
-    for grad in torch.autograd.grad(gone.color.sum() + gone.opacity.sum(), behind):
+    for grad in torch.autograd.grad(gone.color.sum() + gone.opacity.sum(), leaves):
         assert not grad.any()
 
 
@@ -149,7 +154,8 @@ def test_the_start_is_a_grey_ball() -> None:
     assert {name for group in scene.groups().values() for name in group} == set(params)
     assert all(t.shape == (300,) and not t.any() for t in buffers.values())
     seen = cameras.orbit(*(torch.tensor([v]) for v in (15.0, 30.0, 2.4, 45.0)))
-    picture = scene.render({n: p[None] for n, p in params.items()}, {}, seen, 32, 32, torch.zeros(1))
+    spec = PictureSpec(seen, 32, 32, torch.zeros(1))
+    picture = scene.render({n: p[None] for n, p in params.items()}, {}, spec)
     assert picture.opacity[0, 0, 16, 16] > 0.5 and picture.opacity[0, 0, 0, 0] == 0
     color = picture.color[0, :, 16, 16] / picture.opacity[0, :, 16, 16]
     assert (color - 0.5).abs().max() < 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from dreamprop.scenes.gaussians import spherical_harmonics
 from dreamprop.scenes.gaussians.projection import BLUR, project
+from dreamprop.scenes.gaussians.splats import Splats
 from dreamprop.scenes.gaussians.splatting import splat
 from dreamprop.scenes.gaussians.with_gsplat import choose, splat_with_gsplat
-from tests.scenes.gaussians import around, scattered
+from tests.scenes.gaussians import around, parts, scattered
 
 gsplat = pytest.importorskip("gsplat", reason="needs dreamprop[gaussians]")
 
@@ -23,12 +25,11 @@ def test_shadows_and_harmonics_are_those_of_its_reference() -> None:
     """Its own implementation in PyTorch, which runs on any device."""
     from gsplat.cuda import _torch_impl as theirs
 
-    means, quats, scales, _, coefficients = scattered(2, 50, 3)
-    views, ks = around(2, 3, (40, 30))
-    ours = project(means, quats, scales, views, ks, 40, 30)
-    covariances, _ = theirs._quat_scale_to_covar_preci(quats, scales, True, False, triu=False)
+    scene, views = scattered(2, 50, 3), around(2, 3, (40, 30))
+    ours = project(scene, views)
+    covariances, _ = theirs._quat_scale_to_covar_preci(scene.quats, scene.scales, True, False, triu=False)
     _, places, depth, conics, compensation = theirs._fully_fused_projection(
-        means, covariances, views, ks, 40, 30, eps2d=BLUR, calc_compensations=True
+        scene.means, covariances, views.viewmats, views.ks, 40, 30, eps2d=BLUR, calc_compensations=True
     )
     xx, xy, yy = ours.covariances.unbind(-1)
     inverse = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy * xy)[..., None]
@@ -36,16 +37,16 @@ def test_shadows_and_harmonics_are_those_of_its_reference() -> None:
     for one, other in pairs:
         assert torch.allclose(one, other, rtol=1e-6, atol=1e-9)
     towards = F.normalize(torch.randn(2, 50, 3, dtype=torch.float64), dim=-1)
-    seen = theirs._spherical_harmonics(spherical_harmonics.MOST, towards, coefficients)
+    seen = theirs._spherical_harmonics(spherical_harmonics.MOST, towards, scene.coefficients)
     assert torch.allclose(
-        spherical_harmonics.color(coefficients, towards), (seen + 0.5).clamp(min=0), atol=1e-7
+        spherical_harmonics.color(scene.coefficients, towards), (seen + 0.5).clamp(min=0), atol=1e-7
     )
 
 
 def test_the_call_is_one_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its arguments are bound to the signature that is installed, and what it documents to return comes out as ours."""
-    scene, (views, ks) = scattered(2, 20, 1, torch.float32), around(2, 3, (20, 16), torch.float32)
-    expected = splat(*scene, views, ks, 20, 16)
+    scene, views = scattered(2, 20, 1, torch.float32), around(2, 3, (20, 16), torch.float32)
+    expected = splat(scene, views)
     signature = inspect.signature(gsplat.rasterization)
 
     def rasterization(*args: Any, **options: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -59,7 +60,7 @@ def test_the_call_is_one_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(gsplat, "rasterization", rasterization)
-    found = splat_with_gsplat(*scene, views, ks, 20, 16)
+    found = splat_with_gsplat(scene, views)
     for name in ("color", "opacity", "means", "radii"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
@@ -70,10 +71,11 @@ def test_the_call_is_one_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_sees_the_same(degree: int) -> None:
     """Pictures to what it leaves out (it ends a ray at a transmittance of 1e-4) and single precision."""
     device = torch.device("cuda")
-    scene = tuple(t.to(device).requires_grad_() for t in scattered(2, 200, degree, torch.float32))
-    views, ks = (t.to(device) for t in around(2, 2, (48, 40), torch.float32))
+    leaves = [t.to(device).requires_grad_() for t in parts(scattered(2, 200, degree, torch.float32))]
+    scene, views = Splats(*leaves), around(2, 2, (48, 40), torch.float32)
+    views = replace(views, viewmats=views.viewmats.to(device), ks=views.ks.to(device))
     assert choose(device) is splat_with_gsplat
-    ours, theirs = splat(*scene, views, ks, 48, 40), splat_with_gsplat(*scene, views, ks, 48, 40)
+    ours, theirs = splat(scene, views), splat_with_gsplat(scene, views)
     for one, other in (
         (ours.color, theirs.color),
         (ours.opacity, theirs.opacity),
@@ -82,7 +84,7 @@ def test_it_sees_the_same(degree: int) -> None:
         assert one.shape == other.shape and (one - other).abs().max() < 2e-3
     asked = torch.randn_like(ours.color)
     grads = [
-        torch.autograd.grad((seen.color * asked).sum() + seen.opacity.sum(), (*scene, seen.means))
+        torch.autograd.grad((seen.color * asked).sum() + seen.opacity.sum(), (*leaves, seen.means))
         for seen in (ours, theirs)
     ]
     for one, other in zip(*grads, strict=True):

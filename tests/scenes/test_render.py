@@ -15,9 +15,10 @@ from dreamprop.scenes.cameras import orbit
 from dreamprop.scenes.density import Density
 from dreamprop.scenes.field import Sampled, Tensors, stack
 from dreamprop.scenes.hash_grid import OCCUPANCY, HashGrid
+from dreamprop.scenes.rendered import PictureSpec, Rendered
 from dreamprop.scenes.shading import Shading, shade
 from dreamprop.scenes.volume_grid import COLOR, DENSITY, VoxelGrid
-from dreamprop.scenes.volume_rendering import Rendered, prune_density, render
+from dreamprop.scenes.volume_rendering import prune_density, render
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,14 @@ class Fog(VoxelGrid):
         return Sampled(inside * self.sigma, color, F.normalize(points, dim=-1) if normals else None)
 
 
-def front(count: int = 1) -> object:
-    ones = torch.ones(count)
-    return orbit(0 * ones, 0 * ones, 2.4 * ones, 47 * ones)
-
-
-def picture(field: VoxelGrid, size: int = 33, samples: int = 400, **options: object) -> object:
+def picture(
+    field: VoxelGrid, size: int = 33, samples: int = 400, orientation: bool = False, **options: object
+) -> object:
     params = stack([{"anything": torch.zeros(1)}]) if isinstance(field, Fog) else options.pop("params")
-    shift = torch.full((1, size * size), 0.5)
-    return render(field, params, {}, front(), size, size, shift, samples=samples, **options)  # type: ignore[arg-type]
+    one, shift = torch.ones(1), torch.full((1, size * size), 0.5)
+    front = orbit(0 * one, 0 * one, 2.4 * one, 47 * one)
+    spec = PictureSpec(front, size, size, shift, orientation=orientation)
+    return render(field, params, {}, spec, samples=samples, **options)  # type: ignore[arg-type]
 
 
 def test_a_ball_of_fog_follows_beer_and_lambert() -> None:
@@ -110,8 +110,8 @@ def seen(
     size, one = 16, torch.ones(1)
     cameras = orbit(10 * one, 30 * one, 1.9 * field.radius * one, 47 * one)
     with torch.no_grad():
-        middle = torch.full((1, size * size), 0.5)
-        return render(field, params, buffers, cameras, size, size, middle, samples=samples, prune_alpha=prune)
+        spec = PictureSpec(cameras, size, size, torch.full((1, size * size), 0.5))
+        return render(field, params, buffers, spec, samples=samples, prune_alpha=prune)
 
 
 def test_what_is_skipped_does_not_depend_on_the_number_of_samples() -> None:
@@ -164,10 +164,12 @@ def test_windows_render_as_their_states() -> None:
         torch.full((3,), 45.0),
     )
     shift = torch.rand(3, 64, generator=torch.Generator().manual_seed(0))
-    together = render(field, stack(others), {}, cameras, 8, 8, shift, samples=32, prune_alpha=1e-3)
+    spec = PictureSpec(cameras, 8, 8, shift)
+    together = render(field, stack(others), {}, spec, samples=32, prune_alpha=1e-3)
     for i, one in enumerate(others):
         view = orbit(*(getattr(cameras, n)[i : i + 1] for n in ("elevation", "azimuth", "distance", "fovy")))
-        alone = render(field, stack([one]), {}, view, 8, 8, shift[i : i + 1], samples=32, prune_alpha=1e-3)
+        spec = PictureSpec(view, 8, 8, shift[i : i + 1])
+        alone = render(field, stack([one]), {}, spec, samples=32, prune_alpha=1e-3)
         assert torch.allclose(alone.color[0], together.color[i], atol=1e-5)
         assert torch.allclose(alone.opacity[0], together.opacity[i], atol=1e-5)
 

@@ -19,6 +19,7 @@ class GaussiansConfig:
     init_radius: float = 0.35
     """Radius of the ball in which they are spread at the start."""
     init_opacity: float = 0.1
+    """Opacity of all Gaussians at the start, from 1e-4 to 0.99."""
     sh_degree: int = 0
     """Degree of the spherical harmonics of the colours; 0: the same colour from everywhere."""
     densification_interval: int = 30
@@ -37,12 +38,13 @@ class GaussiansConfig:
     min_opacity: float = 0.01
     """Gaussians that are fainter are pruned."""
     max_scale: float = 0.4
-    """Gaussians whose largest standard deviation is above this are pruned."""
+    """Gaussians whose largest standard deviation is above this are pruned, but for those to be cloned or split."""
     max_screen: float = 0.5
-    """Gaussians that reached farther on a picture than this share of its side are pruned."""
+    """Gaussians that reached farther on a picture than this share of its longer side are pruned, but for the same."""
     opacity_reset_interval: int = 0
     """Steps between two times at which all opacities are lowered to at most `opacity_reset`; 0: never."""
     opacity_reset: float = 0.02
+    """What opacities above it are then lowered to, from 1e-4 to 0.99."""
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamprop.scenes.gaussians.camera_matrices import CameraMatrices
+from dreamprop.scenes.gaussians.splats import Splats
+
 BLUR = 0.3
 """Square pixels that are added to the variance of a shadow in each direction: eps."""
 NEAR = 0.01
@@ -51,21 +54,11 @@ def rotation(quats: Tensor) -> Tensor:
     return torch.stack(rows, -1).unflatten(-1, (3, 3))
 
 
-def project(
-    means: Tensor, quats: Tensor, scales: Tensor, viewmats: Tensor, ks: Tensor, width: int, height: int
-) -> Projected:
-    """The shadows of Gaussians.
-
-    Args:
-        means: [W, N, 3] in world coordinates.
-        quats: [W, N, 4] rotations (w, x, y, z).
-        scales: [W, N, 3] standard deviations along the axes.
-        viewmats: [W, B, 4, 4] from the world to a camera that looks along +z, y down.
-        ks: [W, B, 3, 3] from there to pixels.
-        width, height: in pixels.
-    """
-    turn, shift = viewmats[..., :3, :3], viewmats[..., :3, 3]  # [W, B, 3, 3], [W, B, 3]
-    local = means[:, None] @ turn.transpose(-1, -2) + shift[..., None, :]  # [W, B, N, 3]
+def project(splats: Splats, cameras: CameraMatrices) -> Projected:
+    """The shadows of Gaussians."""
+    ks, width, height = cameras.ks, cameras.width, cameras.height
+    turn, shift = cameras.viewmats[..., :3, :3], cameras.viewmats[..., :3, 3]  # [W, B, 3, 3], [W, B, 3]
+    local = splats.means[:, None] @ turn.transpose(-1, -2) + shift[..., None, :]  # [W, B, N, 3]
     depth = local[..., 2]
     z = depth.clamp(min=NEAR)
     fx, fy = ks[..., 0, 0, None], ks[..., 1, 1, None]  # [W, B, 1]
@@ -79,7 +72,7 @@ def project(
     zero = torch.zeros_like(z)
     rows = [fx / z, zero, -fx * u / z, zero, fy / z, -fy * v / z]
     jacobian = torch.stack(rows, -1).unflatten(-1, (2, 3))  # [W, B, N, 2, 3]
-    axes = rotation(quats) * scales[..., None, :]  # [W, N, 3, 3]
+    axes = rotation(splats.quats) * splats.scales[..., None, :]  # [W, N, 3, 3]
     # J V R S [W, B, N, 2, 3], whose product with its transpose is the covariance
     root = jacobian @ turn[..., None, :, :] @ axes[:, None]
     xx, xy, yy = ((root[..., i, :] * root[..., j, :]).sum(-1) for i, j in ((0, 0), (0, 1), (1, 1)))

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamprop.rng import generator as step_generator
-from dreamprop.scenes.cameras import Cameras
 from dreamprop.scenes.field import Tensors
 from dreamprop.scenes.gaussians import density, density_control, spherical_harmonics
+from dreamprop.scenes.gaussians.camera_matrices import matrices
 from dreamprop.scenes.gaussians.columns import columns
 from dreamprop.scenes.gaussians.config import GaussiansConfig
 from dreamprop.scenes.gaussians.density_control import ScreenSpace
@@ -31,9 +31,9 @@ from dreamprop.scenes.gaussians.names import (
     SEEN,
     XYZ,
 )
+from dreamprop.scenes.gaussians.splats import Splats
 from dreamprop.scenes.gaussians.with_gsplat import choose
-from dreamprop.scenes.rendered import Rendered
-from dreamprop.scenes.shading import Shading
+from dreamprop.scenes.rendered import PictureSpec, Rendered
 
 COST = 64
 """Pairs of a Gaussian and a pixel that a pixel costs, about."""
@@ -86,40 +86,23 @@ class Gaussians:
         """About so many pairs of a Gaussian and a pixel."""
         return COST
 
-    def render(
-        self,
-        params: Tensors,
-        buffers: Tensors,
-        cameras: Cameras,
-        height: int,
-        width: int,
-        shift: Tensor,
-        *,
-        final: bool = False,
-        shading: Shading | None = None,
-        orientation: bool = False,
-    ) -> Rendered:
+    def render(self, params: Tensors, buffers: Tensors, spec: PictureSpec) -> Rendered:
         """The pictures of W states by splatting; there are no normals, so neither light nor a penalty on them."""
-        if shading is not None or orientation:
+        if spec.shading is not None or spec.orientation:
             raise ValueError(
                 "Gaussians must be seen without light, got shading or a penalty on normals; drop it"
             )
-        states = len(params[XYZ])
-        viewmats, ks = (t.unflatten(0, (states, -1)) for t in matrices(cameras, height, width))
-        seen = choose(params[XYZ].device)(
+        splats = Splats(
             params[XYZ],
             params[ROTATION],
             params[SCALING].exp(),
             params[OPACITY].sigmoid().squeeze(-1),
             _coefficients(params),
-            viewmats,
-            ks,
-            width,
-            height,
         )
-        return Rendered(
-            seen.color, seen.opacity, None, None, ScreenSpace(seen.means, seen.radii, (width, height))
-        )
+        cameras = matrices(spec.cameras, len(params[XYZ]), spec.height, spec.width)
+        seen = choose(params[XYZ].device)(splats, cameras)
+        watched = ScreenSpace(seen.means, seen.radii, (spec.width, spec.height))
+        return Rendered(seen.color, seen.opacity, None, None, watched)
 
     def gather(self, buffers: Tensors, told: Mapping[str, Tensor], step: int) -> Tensors:
         """Buffers with the counts of one more drift."""
@@ -161,20 +144,6 @@ class Gaussians:
     def total_variation(self, params: Tensors) -> Tensor:
         """Nothing: there is no grid."""
         raise ValueError("Gaussians must come without a loss on a grid, got one; use system.loss.lambda_tv=0")
-
-
-def matrices(cameras: Cameras, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """From the world to N cameras that look along +z, y down [N, 4, 4], and from there to pixels [N, 3, 3]."""
-    right, up, back = cameras.axes.unbind(1)
-    turn = torch.stack([right, -up, -back], 1)
-    shift = -(turn @ cameras.position[..., None])
-    last = torch.zeros_like(cameras.axes[:, :1, :1]).expand(-1, 1, 4).clone()
-    last[..., 3] = 1
-    focal = height / 2 / (cameras.fovy.deg2rad() / 2).tan()
-    ks = torch.zeros_like(cameras.axes)
-    ks[:, 0, 0], ks[:, 1, 1], ks[:, 2, 2] = focal, focal, 1
-    ks[:, 0, 2], ks[:, 1, 2] = width / 2, height / 2
-    return torch.cat([torch.cat([turn, shift], 2), last], 1), ks
 
 
 def _coefficients(params: Tensors) -> Tensor:

@@ -1,6 +1,6 @@
 """Pictures of 3D Gaussians by one interface: by gsplat where CUDA is and it is installed, else in plain PyTorch.
 
-Legend: W states, B pictures a state, N Gaussians, K coefficients of a colour, H and V pixels down and across.
+Legend: W states, B pictures a state, N Gaussians, H and V pixels down and across.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamprop.scenes.gaussians import spherical_harmonics
+from dreamprop.scenes.gaussians.camera_matrices import CameraMatrices
 from dreamprop.scenes.gaussians.projection import NEAR, project
 from dreamprop.scenes.gaussians.rasterize import ALPHA_LEAST, rasterize_shadows
+from dreamprop.scenes.gaussians.splats import Splats
 
 
 @dataclass(frozen=True)
@@ -31,35 +33,14 @@ class Splatted:
     """[W, B, N] how far a shadow reaches at most, in pixels; 0 where it is not seen."""
 
 
-Splat = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Splatted]
+Splat = Callable[[Splats, CameraMatrices], Splatted]
 
 
-def splat(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    coefficients: Tensor,
-    viewmats: Tensor,
-    ks: Tensor,
-    width: int,
-    height: int,
-) -> Splatted:
-    """Pictures in plain PyTorch, on any device.
-
-    Args:
-        means: [W, N, 3] in world coordinates.
-        quats: [W, N, 4] rotations (w, x, y, z).
-        scales: [W, N, 3] standard deviations along the axes.
-        opacities: [W, N] in [0, 1].
-        coefficients: [W, N, K, 3] of spherical harmonics.
-        viewmats: [W, B, 4, 4] from the world to a camera that looks along +z, y down.
-        ks: [W, B, 3, 3] from there to pixels.
-        width, height: V, H in pixels.
-    """
-    seen = project(means, quats, scales, viewmats, ks, width, height)
+def splat(splats: Splats, cameras: CameraMatrices) -> Splatted:
+    """Pictures in plain PyTorch, on any device."""
+    seen, width, height = project(splats, cameras), cameras.width, cameras.height
     xx, xy, yy = seen.covariances.unbind(-1)
-    opacity = opacities[:, None] * seen.compensation
+    opacity = splats.opacities[:, None] * seen.compensation
     with torch.no_grad():
         # how many standard deviations a shadow is seen to, and along its longer axis how many pixels
         reach = (2 * (opacity / ALPHA_LEAST).clamp(min=1).log()).sqrt()
@@ -71,11 +52,12 @@ def splat(
         radii = radii * (inside & (seen.depth > NEAR))
     det = xx * yy - xy * xy
     conics = torch.stack([yy / det, -xy / det, xx / det], -1)
-    places = -(viewmats[..., :3, :3].transpose(-1, -2) @ viewmats[..., :3, 3:])[..., 0]  # [W, B, 3]
-    directions = F.normalize(means[:, None] - places[:, :, None], dim=-1)
-    if coefficients.shape[2] == 1:  # the same from everywhere
+    turn, shift = cameras.viewmats[..., :3, :3], cameras.viewmats[..., :3, 3:]
+    places = -(turn.transpose(-1, -2) @ shift)[..., 0]  # [W, B, 3]
+    directions = F.normalize(splats.means[:, None] - places[:, :, None], dim=-1)
+    if splats.coefficients.shape[2] == 1:  # the same from everywhere
         directions = directions[:, :1]
-    colors = spherical_harmonics.color(coefficients[:, None], directions)  # [W, B or 1, N, 3]
+    colors = spherical_harmonics.color(splats.coefficients[:, None], directions)  # [W, B or 1, N, 3]
     colors = colors.expand(*seen.depth.shape, 3)
     color, alpha = rasterize_shadows(
         seen.means.flatten(0, 1),
