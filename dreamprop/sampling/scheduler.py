@@ -46,10 +46,9 @@ class PureScheduler:
         eta: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> None:
-        # a fresh one: a scheduler that has been used may remember it
-        self._scheduler, self._name = type(scheduler).from_config(scheduler.config), type(scheduler).__name__
-        accepted = inspect.signature(self._scheduler.step).parameters
-        most = int(self._scheduler.config.num_train_timesteps)
+        self._name, config = type(scheduler).__name__, scheduler.config
+        accepted = inspect.signature(scheduler.step).parameters
+        most = int(config.num_train_timesteps)
         if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= most:
             raise ValueError(
                 f"num_inference_steps must be an integer in [1, {most}], got {num_inference_steps!r}; use 50"
@@ -60,7 +59,13 @@ class PureScheduler:
             raise ValueError(f"eta must be 0 with {self._name}, got {eta}; use DDIMScheduler, or drop it")
         self._options = {"eta": eta} if "eta" in accepted else {}
         self._draws = "generator" in accepted
-        self._scheduler.set_timesteps(num_inference_steps, device=device)
+
+        def fresh() -> Any:  # a scheduler that has been used may remember it
+            made = type(scheduler).from_config(config)
+            made.set_timesteps(num_inference_steps, device=device)
+            return made
+
+        self._scheduler = fresh()
         self.timesteps: Tensor = self._scheduler.timesteps
         """[N] of the calls of the network."""
         if float(self.timesteps.max()) > most - 1:
@@ -70,10 +75,12 @@ class PureScheduler:
             )
         self.init_noise_sigma = self._scheduler.init_noise_sigma
         """What the standard normal noise of the start is multiplied by."""
-        self.prediction_type: str = self._scheduler.config.prediction_type
+        self.prediction_type: str = config.prediction_type
         """What the network predicts: `epsilon`, `v_prediction` or `sample`."""
-        self._skeletons = self._probe()
+        self._skeletons, ended = self._probe(self._scheduler, 0)
         """[N] by attribute that changes, before each step."""
+        self.stochastic = self._draws and not torch.equal(ended, self._probe(fresh(), 1)[1])
+        """Whether steps add noise."""
         self.variance_exploding = self._scaling(0) != 1
         """Whether samples are x_0 + sigma eps, as in arXiv:2206.00364, not sqrt(abar) x_0 + sqrt(1 - abar) eps."""
         self.levels = self._levels()
@@ -140,8 +147,8 @@ class PureScheduler:
         image = (sample - float((1 - now).sqrt()) * noise) / float(now.sqrt())
         return float(then.sqrt()) * image + float((1 - then).sqrt()) * noise
 
-    def _probe(self) -> list[dict[str, Skeleton]]:
-        """Take all steps once on a small tensor, and see what changes in the scheduler.
+    def _probe(self, scheduler: Any, seed: int) -> tuple[list[dict[str, Skeleton]], Tensor]:
+        """Take all steps once on a small tensor, and see what changes in the scheduler, and where that tensor ends.
 
         Raises:
             ValueError: a step draws from the global generator, or leaves behind what is neither a number nor a tensor.
@@ -152,12 +159,12 @@ class PureScheduler:
         untouched = torch.random.get_rng_state()
         for step, t in enumerate(self.timesteps):
             if self._draws:
-                options["generator"] = generator(0, step, "sampling/probe")
-            if hasattr(self._scheduler, "scale_model_input"):
-                self._scheduler.scale_model_input(sample, t)
-            seen.append(_attributes(self._scheduler))
-            sample = self._scheduler.step(sample, t, sample, **options, return_dict=False)[0]
-        seen.append(_attributes(self._scheduler))
+                options["generator"] = generator(seed, step, "sampling/probe")
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(sample, t)
+            seen.append(_attributes(scheduler))
+            sample = scheduler.step(sample, t, sample, **options, return_dict=False)[0]
+        seen.append(_attributes(scheduler))
         if not torch.equal(untouched, torch.random.get_rng_state()):
             torch.random.set_rng_state(untouched)
             raise self._refusal("draws noise of its own")
@@ -172,7 +179,7 @@ class PureScheduler:
             for name, skeleton in before.items():
                 if not all(isinstance(leaf, PLAIN) for leaf in _leaves(skeleton)):
                     raise self._refusal(f"keeps {name}, which is neither a number nor a tensor")
-        return skeletons
+        return skeletons, sample
 
     def _refusal(self, why: str) -> ValueError:
         return ValueError(

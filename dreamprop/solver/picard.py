@@ -72,7 +72,8 @@ def solve(
             brings its own.
         decay: for the rule ``paper``: how much of the threshold each round keeps.
         aggregate: for the rule ``paper``: it moves to the ``median``, ``mean`` or ``middle`` of the errors.
-        predictor: first guesses: ``momentum``, or ``hold`` for copies.
+        predictor: first guesses: ``momentum``, or ``hold`` for copies; ``restart`` guesses by momentum too, and all of
+            a window anew in every round.
         evaluator: of the drifts: ``dp.evaluate.serial``, ``dp.evaluate.batched(sub_batch=4)``,
             ``dp.evaluate.distributed(layout="sharded")``, or a name. By default distributed under ``torchrun``
             and where ``torch.distributed`` was started; else batched where the process has ``drift_window``;
@@ -115,7 +116,7 @@ def solve(
     stop = _stop(stop, carried[0].step, num_steps)
     audited = Audit(0.0 if controller.exact else audit, evaluate.size)
     # a copy is a worse guess than any state that was rolled out
-    forgetful = predictor == "momentum" and own.predictive
+    forgetful = predictor != "hold" and own.predictive
     look = partial(
         measure, exact=controller.exact, layout=layout, units=units, distance=chain.buffer_distance
     )
@@ -149,9 +150,11 @@ def solve(
             norms = look(guesses, rolled, named)
             stride, errors, limit = accept(controller, norms, named, limit)
             stride = min(stride, stop - base.step)
-            moving = trend([base, *rolled], moving) if predictor == "momentum" else {}
+            moving = trend([base, *rolled], moving) if predictor != "hold" else {}
             audited.note(rolled, drifts, stride)
-            kept = remembered(controller, norms, named, stride) if forgetful else size
+            kept = size
+            if forgetful and not controller.exact:
+                kept = stride if predictor == "restart" else remembered(controller, norms, named, stride)
             carried = advance(rolled, stride, kept)
         del base, guesses, drifts, rolled
         lap("error")

@@ -56,7 +56,7 @@ from tests.cli.shipped import METHOD, OPTIMIZER
         ("parallel.on_nonfinite=ignore", ["parallel.on_nonfinite", "stop, skip", "'ignore'"]),
         ("parallel.timeout=0", ["parallel.timeout", "> 0 seconds"]),
         ("checkpoint.train_time_interval=-1", ["checkpoint.train_time_interval", ">= 0 seconds"]),
-        ("parallel.predictor=guess", ["parallel.predictor", "momentum, hold"]),
+        ("parallel.predictor=guess", ["parallel.predictor", "momentum, hold, restart"]),
         ("parallel.aggregate=max", ["parallel.aggregate", "median, mean, middle"]),
         ("parallel.tolerance=-1", ["parallel.tolerance", ">= 0"]),
         ("parallel.tolerance=.nan", ["parallel.tolerance", "finite"]),

@@ -223,7 +223,10 @@ TOY = Toy(optimizer("SGD"))
             lambda: dp.solve(TOY, 5, error_rule="paper", aggregate="max"),
             "aggregate must be one of median, mean",
         ),
-        (lambda: dp.solve(TOY, 5, predictor="none"), "predictor must be one of momentum, hold, got 'none'"),
+        (
+            lambda: dp.solve(TOY, 5, predictor="none"),
+            "predictor must be one of momentum, hold, restart, got 'none'",
+        ),
         (
             lambda: dp.solve(TOY, 5, evaluator="gpu"),
             "evaluator must be one of batched, serial, distributed, got 'gpu'",

@@ -238,6 +238,22 @@ def test_copies_are_not_preferred_to_what_was_rolled_out(monkeypatch: pytest.Mon
     assert min(dp.solve(Toy(optimizer("Adam")), 30, 8, 0.7).stats.strides) < 8 and asked
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 0.7])
+def test_a_restart_carries_the_accepted_state_alone(tolerance: float) -> None:
+    """But where guesses must be exact: rolled-out states become so, and fresh guesses do not."""
+    carried: list[int] = []
+    process = Toy(optimizer("Adam"))
+    got = dp.solve(
+        process,
+        30,
+        8,
+        tolerance,
+        predictor="restart",
+        callback=lambda done: carried.append(len(done.carried_states)),
+    )
+    assert min(got.stats.strides) < 8 and (set(carried) == {1}) == (tolerance > 0)
+
+
 def test_a_guess_is_bad_by_its_parameters() -> None:
     """Of buffers a fresh guess knows less than what was rolled out; where guesses must be exact, of anything."""
     groups = {"all": Group(("p",), 0.1)}

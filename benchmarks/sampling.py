@@ -1,0 +1,175 @@
+"""Pictures of the embedded model by each sampler, held against the sequential one: rounds, calls, decibels, the judge.
+
+    python benchmarks/sampling.py --threads 1
+    python benchmarks/sampling.py --threads 1 --schedules ddpm-1000 --count 40
+    python benchmarks/sampling.py --ranks 2 --count 4 --out outputs/benchmarks/sampling-2.jsonl
+
+A schedule is a scheduler of diffusers and a number of steps. For every prompt its sequential picture is drawn twice,
+from two noises: the decibels between the two are the yardstick. Each way of sampling then begins from the first noise.
+The windows and tolerances of WAYS were chosen on the prompts of TUNED, which are left out. With `--ranks 2` two
+processes share the windows, a thread each. Every prompt of a schedule that is done is kept in `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import diffusers
+import torch
+from common import ROOT, Results, prompts, start_ranks, table
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+import dreamprop as dp
+from dreamprop.prior import MODELS, classifier
+from dreamprop.runs.artifacts.quality import psnr_db
+from dreamprop.sampling import Denoising, paradigms, srds
+from dreamprop.sampling.paradigms import Displacements
+from dreamprop.sampling.pipeline import Prompted
+
+TUNED = ("a red mug", "a blue house", "a green cone", "a yellow torus")
+SCHEDULES = {
+    "ddim-50": ("DDIMScheduler", 50),
+    "ddim-200": ("DDIMScheduler", 200),
+    "ddpm-1000": ("DDPMScheduler", 1000),
+}
+Way = Callable[..., Any]
+WAYS: dict[str, dict[str, Way]] = {
+    "ddim-50": {
+        "paradigms, window 8": lambda *a, **k: paradigms(*a, window=8, **k),
+        "published iteration, window 8": lambda *a, **k: published(*a, window=8, **k),
+        "srds": srds,
+    },
+    "ddim-200": {
+        "paradigms, window 16": lambda *a, **k: paradigms(*a, window=16, **k),
+        "paradigms, window 32": lambda *a, **k: paradigms(*a, window=32, **k),
+        "srds": srds,
+    },
+    "ddpm-1000": {
+        "paradigms, window 48, tolerance 0.4": lambda *a, **k: paradigms(*a, window=48, tolerance=0.4, **k),
+    },
+}
+"""Ways to sample, by schedule."""
+
+
+def published(pipe: Any, prompt: str, *, num_inference_steps: int, window: int, **arguments: Any) -> Any:
+    """ParaDiGMS as published: displacements are summed, and guesses are copies."""
+    asked = Prompted(pipe, prompt, **arguments)
+    process = Displacements.of(asked, num_inference_steps)
+    found = dp.solve(process, process.num_steps, window, 0.1, predictor="hold", audit=0.0)
+    return asked.output(process.samples(found.state), found.stats)
+
+
+def sequential(pipe: Any, prompt: str, *, num_inference_steps: int, **arguments: Any) -> Any:
+    """The pipeline's own sampler."""
+    asked = Prompted(pipe, prompt, **arguments)
+    process = Denoising.of(asked, num_inference_steps)
+    found = dp.solve_sequential(process, process.num_steps)
+    return asked.output(process.samples(found.state), found.stats)
+
+
+def measure(pipe: Any, schedule: str, prompt: str, seed: int) -> dict[str, Any]:
+    """A prompt by the sequential sampler and by every way of a schedule."""
+    name, steps = SCHEDULES[schedule]
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, timestep_spacing="trailing")
+
+    def draw(way: Way, noise: int) -> tuple[Tensor, dict[str, Any]]:
+        began = time.perf_counter()
+        made = way(
+            pipe,
+            prompt,
+            num_inference_steps=steps,
+            generator=torch.Generator().manual_seed(noise),
+            output_type="pt",
+        )
+        seconds = time.perf_counter() - began
+        named = classifier.load().names(made.images, prompt)
+        told = {"rounds": made.stats.num_rounds, "drifts": made.stats.num_drifts, "seconds": seconds}
+        return made.images, told | {"named": sum(named) / len(named)}
+
+    plain, found = draw(sequential, seed)
+    other, _ = draw(sequential, seed + 1_000_000)
+    row: dict[str, Any] = {"sequential": found | {"other_noise_psnr_db": psnr_db(other, plain)}}
+    for label, way in WAYS[schedule].items():
+        images, found = draw(way, seed)
+        row[label] = found | {"psnr_db": psnr_db(images, plain)}
+    return row
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """A table of each schedule."""
+    lines = []
+    for schedule, (_, steps) in SCHEDULES.items():
+        of = [row for row in rows if row["schedule"] == schedule]
+        if not of:
+            continue
+        lines.append(f"\n{schedule}, {len(of)} prompts")
+        cells = []
+        for label in ("sequential", *WAYS[schedule]):
+            runs = [row[label] for row in of]
+            mean = {key: fmean(run[key] for run in runs) for key in ("rounds", "drifts", "seconds", "named")}
+            db = [run.get("psnr_db", run.get("other_noise_psnr_db")) for run in runs]
+            cells.append(
+                [
+                    label, f"{mean['rounds']:.1f} ({max(run['rounds'] for run in runs)})",
+                    f"{steps / mean['rounds']:.1f}", f"{mean['drifts']:.0f}", f"{mean['seconds']:.2f}",
+                    f"{fmean(db):.1f} ({min(db):.1f})" + (" to another noise" if label == "sequential" else ""),
+                    f"{mean['named']:.3f}",
+                ]
+            )  # fmt: skip
+        header = [
+            "",
+            "rounds (most)",
+            "steps a round",
+            "calls",
+            "seconds",
+            "dB to sequential (least)",
+            "named",
+        ]
+        lines.append(table(header, cells))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is not yet measured, and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=list(SCHEDULES))
+    parser.add_argument(
+        "--count", type=int, default=130, help="prompts, before those that were tuned on are left out"
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs/benchmarks/sampling.jsonl")
+    given = parser.parse_args()
+    start_ranks(given.ranks, 1)
+    torch.set_num_threads(1 if given.ranks > 1 else given.threads)
+    lead = os.environ.get("RANK", "0") == "0"
+    results = Results(given.out)
+    pipe = StableDiffusionPipeline.from_pretrained(MODELS["embedded-sd"], dtype=torch.float32)
+    asked = [(i, prompt) for i, prompt in enumerate(prompts(given.count)) if prompt not in TUNED]
+    for schedule in given.schedules:
+        for seed, prompt in asked:
+            key = {"schedule": schedule, "prompt": prompt, "ranks": given.ranks}
+            if results.find(**key):
+                continue
+            row = key | measure(pipe, schedule, prompt, seed)
+            if lead:
+                results.add(row)
+                print(json.dumps(row), flush=True)
+    if lead:
+        names = {prompt for _, prompt in asked}
+        rows = [row for row in results.rows if row["ranks"] == given.ranks and row["prompt"] in names]
+        print(summary([row for row in rows if row["schedule"] in given.schedules]))
+
+
+if __name__ == "__main__":
+    main()
