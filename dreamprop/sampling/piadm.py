@@ -147,7 +147,7 @@ def piadm(
     """
     asked = Prompted(
         pipe, prompt, negative_prompt=negative_prompt, height=height, width=width, guidance_scale=guidance_scale,
-        num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents,
+        num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents, output_type=output_type,
     )  # fmt: skip
     score = PictureScore(asked, len(asked.latents))
     grid = score.times(blocks, points)
@@ -163,4 +163,4 @@ def piadm(
         seed=asked.seed,
     )
     solution = solve_blocks(chain, cut, evaluator=evaluator, callback=callback)
-    return asked.output(solution.state.params[POSITION], output_type, solution.stats)
+    return asked.output(solution.state.params[POSITION], solution.stats)

@@ -123,7 +123,7 @@ def randomized_midpoint(
         )
     asked = Prompted(
         pipe, prompt, negative_prompt=negative_prompt, height=height, width=width, guidance_scale=guidance_scale,
-        num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents,
+        num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents, output_type=output_type,
     )  # fmt: skip
     score = PictureScore(asked, len(asked.latents))
     grid = score.times(blocks, num_inference_steps // blocks)
@@ -132,4 +132,4 @@ def randomized_midpoint(
         seed=asked.seed,
     )  # fmt: skip
     solution = solve_blocks(chain, cut, evaluator=evaluator, callback=callback)
-    return asked.output(solution.state.params[POSITION], output_type, solution.stats)
+    return asked.output(solution.state.params[POSITION], solution.stats)
