@@ -44,7 +44,15 @@ def guide(axes: Axes, rows: Rows, name: str, what: str, law: Callable[[int, int]
     shown = [row for row in some if row["d"] >= 8]
     axes.plot([r["d"] for r in shown], [scale * law(r["d"], r["T"]) for r in shown], "k:", linewidth=1)
     first = shown[0]
-    axes.annotate(label, (first["d"], scale * law(first["d"], first["T"])), fontsize=8, ha="right", va="top")
+    axes.annotate(
+        label,
+        (first["d"], scale * law(first["d"], first["T"])),
+        fontsize=8,
+        ha="left",
+        va="top",
+        xytext=(6, -4),
+        textcoords="offset points",
+    )
 
 
 def rates(rows: Rows) -> None:
@@ -55,7 +63,7 @@ def rates(rows: Rows) -> None:
     guide(calls, rows, "randomised midpoints", "calls", lambda d, T: T * d ** (1 / 3), r"$T\, d^{1/3}$")
     calls.set(xscale="log", yscale="log", xlabel="dimension d", ylabel="calls one after another")
     curves(rounds, rows, PARALLEL, "d", "rounds")
-    guide(rounds, rows, "PIADM-SDE", "rounds", lambda d, T: math.log(d) ** 2, r"$\log^2 d$")
+    guide(rounds, rows, "PIADM-SDE", "rounds", lambda d, T: math.log(20 * d) ** 2, r"$\log^2(2 d / 0.1)$")
     rounds.set(xscale="log", xlabel="dimension d", ylabel="parallel rounds", ylim=(0, None))
     calls.legend(fontsize=8)
     rounds.legend(fontsize=8)
