@@ -30,7 +30,7 @@ INSIDE = {
     "evaluate": [{"evaluation", "exchange", "sub_batch"}, {"serial", "batched", "distributed"}, {"evaluate"}],
     "solver": [
         {"buffers", "timing"},
-        {"window", "window_choice", "predict", "rollout", "norms", "audit"},
+        {"window", "window_choice", "predict", "rollout", "norms", "audit", "anderson"},
         {"controller", "solution"},
         {"nonfinite"},
         {"sequential", "picard"},

@@ -16,8 +16,9 @@ from typing import NoReturn
 from dreamprop.config.validate import nearest, shortened
 from dreamprop.errors import InputError
 
+VERBS = ("train", "sample", "compare", "export", "validate", "test")
 FLAGS = (
-    "--config", "--train", "--compare", "--export", "--baseline", "--resume", "--device", "--gpu",
+    "--config", "--train", "--sample", "--compare", "--export", "--baseline", "--resume", "--device", "--gpu",
     "--threestudio", "--validate", "--test", "--verbose", "--version", "--help",
 )  # fmt: skip
 
@@ -44,6 +45,7 @@ def parser() -> Parser:
     )
     verb = made.add_mutually_exclusive_group()
     verb.add_argument("--train", action="store_true", help="make the object; writes outputs/<name>/<tag>/")
+    verb.add_argument("--sample", action="store_true", help="draw pictures, by configs/sample.yaml")
     verb.add_argument("--compare", action="store_true", help="sequential and accelerated, with report.html")
     verb.add_argument("--export", action="store_true", help="write the mesh of the run given by --resume")
     verb.add_argument("--validate", action="store_true", help="of a threestudio system: its validation views")
@@ -109,15 +111,22 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if not given.config:
         raise InputError("--config must name a YAML file, got none; use --config configs/dreamfusion.yaml")
-    if not (given.train or given.compare or given.export or given.validate or given.test):
-        raise InputError("one of --train, --compare and --export must be given, got none; use --train")
-    if given.compare and given.resume:
-        raise InputError("--compare starts afresh, got --resume; drop it")
+    if not any(getattr(given, verb) for verb in VERBS):
+        raise InputError(
+            "one of --train, --sample, --compare and --export must be given, got none; use --train"
+        )
+    for verb in ("compare", "sample"):
+        if getattr(given, verb) and given.resume:
+            raise InputError(f"--{verb} starts afresh, got --resume; drop it")
     if given.baseline and not given.train:
         raise InputError("--baseline belongs to --train; --compare runs the baseline anyway")
     if given.gpu is not None and given.device:
         raise InputError("--gpu and --device must not both be given; drop one")
     if _threestudio(given):
+        if given.sample:
+            raise InputError(
+                f"--sample is for configs like configs/sample.yaml, got {given.config}; use --train"
+            )
         if not given.verbose:
             _hush()
         from dreamprop.cli.threestudio import launch
@@ -142,6 +151,15 @@ def run(arguments: Sequence[str]) -> int:
     from dreamprop.utils.device import device_of
 
     experiment = experiments.load(given.config, overrides)
+    draws = experiment.config.system_type == experiments.SAMPLING
+    if given.sample and not draws:
+        raise InputError(
+            f"--sample must come with system_type {experiments.SAMPLING}, got {experiment.config.system_type}; "
+            "use --train, or --config configs/sample.yaml"
+        )
+    if draws and not (given.sample or given.compare):
+        verb = "--train" if given.train else "--export"
+        raise InputError(f"{verb} is for objects, got system_type {experiments.SAMPLING}; use --sample")
     cpu_threads.use_all_cores()
     with deterministic(experiment.config.trainer.deterministic):
         if given.export:
@@ -154,6 +172,14 @@ def run(arguments: Sequence[str]) -> int:
         on_cpu = device_of(experiment.config.device).type == "cpu"
         if on_cpu and communicator.rank == 0 and (note := cpu_threads.oversubscribed()):
             print(f"note: {note}", file=sys.stderr)
+        if given.sample:
+            from dreamprop.cli.sample import sample
+
+            return sample(experiment, communicator)
+        if given.compare and draws:
+            from dreamprop.cli.compare_samples import compare_samples
+
+            return compare_samples(experiment, communicator)
         if given.compare:
             from dreamprop.cli.compare import compare
 

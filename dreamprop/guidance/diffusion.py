@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,15 +121,9 @@ def load(
         InputError: there is no such model, or it is damaged or of an unknown kind.
     """
     name = os.fspath(path)
-    # os.path answers False for names that the system refuses
-    local = os.path.exists(name) or os.path.isabs(name) or name.startswith(".") or name.count("/") != 1
-    if local and not os.path.isfile(os.path.join(name, "model_index.json")):
-        raise InputError(
-            f"model {shortened(name, 80)} must be a folder with a model_index.json, which is missing; "
-            "give a folder saved by diffusers' save_pretrained, a name on the hub, or embedded"
-        )
-    try:
-        index = _index(name, local)
+    local = is_folder(name)
+    with refusing(name):
+        index = index_of(name, local)
         options: dict[str, Any] = {"local_files_only": local}
         weights = options | {"torch_dtype": dtype, "use_safetensors": True}
         unet = _class(index, "unet").from_pretrained(name, subfolder="unet", **weights)
@@ -137,13 +132,8 @@ def load(
         tokenizer = _class(index, "tokenizer").from_pretrained(name, subfolder="tokenizer", **options)
         scheduler = DDPMScheduler.from_pretrained(name, subfolder="scheduler", **options)
         vae = None
-        if (index.get("vae") or [None])[0]:
+        if has_vae(index):
             vae = _class(index, "vae").from_pretrained(name, subfolder="vae", **weights)
-    except (OSError, LookupError, AttributeError, ValueError, RuntimeError, SafetensorError) as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(
-            f"model {shortened(name, 80)} cannot be loaded: {shortened(first, 120)}; give a whole folder, or embedded"
-        ) from error
     prediction = str(scheduler.config.prediction_type)
     if prediction not in PREDICTIONS:
         known = ", ".join(PREDICTIONS)
@@ -160,7 +150,38 @@ def load(
     return Model(unet, text_encoder, tokenizer, vae, alphas_cumprod, prediction, device, dtype)
 
 
-def _index(name: str, local: bool) -> dict[str, Any]:
+def is_folder(name: str) -> bool:
+    """Whether a model is a folder here, and not a name on the hub.
+
+    Raises:
+        InputError: it can only be a folder, and is none of a model.
+    """
+    # os.path answers False for names that the system refuses
+    local = os.path.exists(name) or os.path.isabs(name) or name.startswith(".") or name.count("/") != 1
+    if local and not os.path.isfile(os.path.join(name, "model_index.json")):
+        raise InputError(
+            f"model {shortened(name, 80)} must be a folder with a model_index.json, which is missing; "
+            "give a folder saved by diffusers' save_pretrained, a name on the hub, or embedded"
+        )
+    return local
+
+
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """A block that loads a model; what the libraries say against it becomes an `InputError` of one line."""
+    try:
+        yield
+    except (OSError, LookupError, AttributeError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            f"model {shortened(name, 80)} cannot be loaded: {shortened(first, 120)}; give a whole folder, or embedded"
+        ) from error
+
+
+def index_of(name: str, local: bool) -> dict[str, Any]:
+    """The table of the components of a model, by name, each as [library, class]."""
     if local:
         index = json.loads((Path(name) / "model_index.json").read_text())
     else:
@@ -170,6 +191,11 @@ def _index(name: str, local: bool) -> dict[str, Any]:
     if not isinstance(index, dict):
         raise KeyError("model_index.json is not a table of components")
     return index
+
+
+def has_vae(index: dict[str, Any]) -> bool:
+    """Whether a model is one of latents."""
+    return bool((index.get("vae") or [None])[0])
 
 
 def _class(index: dict[str, Any], component: str) -> Any:

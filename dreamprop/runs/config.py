@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
+from omegaconf import MISSING
+
 from dreamprop.adapters.purity import GPU_TOLERANCE
 from dreamprop.config.validate import choose, number
 from dreamprop.distributed.process_group import TIMEOUT
@@ -137,10 +139,10 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
-class ExperimentConfig:
-    """A whole run; `build.schema` adds the blocks `data` and `system` of the method."""
+class RunConfig:
+    """What every run has."""
 
-    name: str = "dreamfusion"
+    name: str = MISSING
     """Folder of runs of a kind."""
     tag: str = ""
     """Folder of this run; empty: made from the prompt."""
@@ -150,13 +152,21 @@ class ExperimentConfig:
     """Seed of every draw."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`."""
-    system_type: str = "dreamfusion-system"
+    system_type: str = MISSING
     """The method, by the name that threestudio has for its system."""
+
+    def __post_init__(self) -> None:
+        number("seed", self.seed, 0, 2**63, whole=True, below=True, remedy="use 0")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig(RunConfig):
+    """A whole run; `experiment.schema` adds the blocks `data` and `system` of the method."""
+
+    name: str = "dreamfusion"
+    system_type: str = "dreamfusion-system"
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
-
-    def __post_init__(self) -> None:
-        number("seed", self.seed, 0, 2**63, whole=True, below=True, remedy="use 0")

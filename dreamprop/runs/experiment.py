@@ -17,7 +17,8 @@ from dreamprop.methods.config import (
     SystemConfig,
 )
 from dreamprop.runs import directory as folders
-from dreamprop.runs.config import ExperimentConfig
+from dreamprop.runs.config import ExperimentConfig, RunConfig
+from dreamprop.runs.sampling.config import SAMPLING, SamplingConfig
 from dreamprop.utils.device import device_of
 
 
@@ -50,13 +51,15 @@ METHODS = {
 """The methods by `system_type`."""
 
 
-def schema(system_type: str) -> type[ExperimentConfig]:
+def schema(system_type: str) -> type[RunConfig]:
     """The tree of settings of a method.
 
     Raises:
         InputError: the method is unknown.
     """
-    method = METHODS[choose(system_type, list(METHODS), "system_type")]
+    if choose(system_type, [*METHODS, SAMPLING], "system_type") == SAMPLING:
+        return SamplingConfig
+    method = METHODS[system_type]
     blocks = [
         ("data", method.data, field(default_factory=method.data)),
         ("system", method.system, field(default_factory=method.system)),
@@ -69,7 +72,7 @@ class Experiment:
     """A checked config: as dataclasses for the program and as a tree for the files."""
 
     config: Any
-    """The dataclasses: an `ExperimentConfig` with `data` and `system`."""
+    """The dataclasses: an `ExperimentConfig` with `data` and `system`, or a `SamplingConfig`."""
     tree: DictConfig
     """The same, resolved, as OmegaConf has it."""
 
@@ -109,7 +112,9 @@ def load(path: Path | str, arguments: Sequence[str] = ()) -> Experiment:
     folders.component(config.tag, "tag")
     prompt = str(config.system.prompt_processor.prompt)
     embedded = str(config.system.guidance.pretrained_model_name_or_path) in prior.MODELS
-    return Experiment(config, tree, prompt, METHODS[config.system_type].name, prompt if embedded else "")
+    draws = config.system_type == SAMPLING
+    method = config.system.sampler.method if draws else METHODS[config.system_type].name
+    return Experiment(config, tree, prompt, method, prompt if embedded else "")
 
 
 def make_process(experiment: Experiment) -> Any:

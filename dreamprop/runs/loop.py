@@ -24,6 +24,7 @@ from dreamprop.config.loader import InputError
 from dreamprop.distributed.communicator import Communicator
 from dreamprop.distributed.layout import REPLICATED
 from dreamprop.distributed.sharding import ShardedProcess
+from dreamprop.evaluate import Evaluator
 from dreamprop.evaluate.sub_batch import SmallerBatch
 from dreamprop.process import as_process
 from dreamprop.runs import window_log
@@ -147,7 +148,7 @@ def run(
     last = settings.num_steps if stop is None else stop
     for callback in callbacks:
         callback.on_begin(window)
-    with _notes(told=communicator.rank == 0):
+    with notes(told=communicator.rank == 0):
         if settings.sequential:
             skip = settings.parallel.on_nonfinite
             found = dp.solve_sequential(process, last, on_nonfinite=skip, state=window, callback=after)
@@ -166,16 +167,38 @@ def evaluator_name(process: Any, settings: RunSettings, communicator: Communicat
     Raises:
         InputError: it would have every process do all the work.
     """
-    asked = settings.parallel.evaluator
     if settings.sequential:
         return "serial"
+    asked = asked_evaluator(settings.parallel, communicator)
+    return asked or dp.evaluate.default_evaluator(as_process(process), settings.exact)
+
+
+def asked_evaluator(parallel: ParallelConfig, communicator: Communicator) -> str | None:
+    """The evaluator that a config asks for, or that several processes need; None where neither says it.
+
+    Raises:
+        InputError: it would have every process do all the work.
+    """
     if communicator.size > 1:
-        if asked not in (None, "distributed"):
+        if parallel.evaluator not in (None, "distributed"):
             raise InputError(
-                f"parallel.evaluator must be distributed with {communicator.size} processes, got {asked}; drop it"
+                f"parallel.evaluator must be distributed with {communicator.size} processes, "
+                f"got {parallel.evaluator}; drop it"
             )
         return "distributed"
-    return asked or dp.evaluate.default_evaluator(as_process(process), settings.exact)
+    return parallel.evaluator
+
+
+def make_evaluator(name: str, parallel: ParallelConfig) -> Evaluator:
+    """An evaluator by its name, with the settings of a config."""
+    make: dict[str, Callable[[], Evaluator]] = {
+        "serial": lambda: dp.evaluate.serial,
+        "batched": lambda: dp.evaluate.batched(sub_batch=parallel.sub_batch),
+        "distributed": lambda: dp.evaluate.distributed(
+            layout=parallel.layout, sub_batch=parallel.sub_batch, timeout=parallel.timeout
+        ),
+    }
+    return make[name]()
 
 
 def check(process: Any, settings: RunSettings, communicator: Communicator) -> None:
@@ -198,16 +221,9 @@ def solve_options(
     """The block `parallel` as arguments of `dreamprop.solve`; windows that choose themselves are kept nowhere, but for
     those that are given."""
     parallel = settings.parallel
-    make: dict[str, Callable[[], Any]] = {
-        "serial": lambda: dp.evaluate.serial,
-        "batched": lambda: dp.evaluate.batched(sub_batch=parallel.sub_batch),
-        "distributed": lambda: dp.evaluate.distributed(
-            layout=parallel.layout, sub_batch=parallel.sub_batch, timeout=parallel.timeout
-        ),
-    }
     options = {name: getattr(parallel, name) for name in PLAIN}
     options["window"] = windows or window_log.open_windows(settings.window, communicator)
-    return options | {"evaluator": make[evaluator_name(process, settings, communicator)]()}
+    return options | {"evaluator": make_evaluator(evaluator_name(process, settings, communicator), parallel)}
 
 
 def _agreed(callbacks: Sequence[Callback], round: Round, communicator: Communicator) -> list[Callback]:
@@ -220,7 +236,7 @@ def _agreed(callbacks: Sequence[Callback], round: Round, communicator: Communica
 
 
 @contextmanager
-def _notes(told: bool) -> Iterator[None]:
+def notes(told: bool) -> Iterator[None]:
     """Have the first process tell in a line of batches that become smaller; other warnings are left as they are."""
     with warnings.catch_warnings():
         warnings.filterwarnings("always" if told else "ignore", category=SmallerBatch)

@@ -102,8 +102,8 @@ def paradigms(
             deterministic; ``auto``: the quickest by the clock.
         tolerance: of a guess: root mean square error in units of the noise that DDPM would add in the step; the worst
             picture counts. 0: bit for bit the sampler's result.
-        predictor: first guesses: ``momentum`` goes on with the last prediction, ``restart`` in every round anew, and
-            ``hold`` copies, as published. By default ``restart`` where steps add no noise, else ``momentum``.
+        predictor: of guesses, as for `dreamprop.solve`: ``momentum`` goes on with the last prediction. By default
+            ``restart`` where steps add no noise, else ``anderson``.
         evaluator: as for `dreamprop.solve`: ``serial``, ``batched``, ``distributed`` or a value.
         callback: called after every round.
 
@@ -120,7 +120,7 @@ def paradigms(
     )  # fmt: skip
     process = Denoising.of(asked, num_inference_steps, eta)
     if predictor is None:
-        predictor = "momentum" if process.scheduler.stochastic else "restart"
+        predictor = "anderson" if process.scheduler.stochastic else "restart"
     solution = solve(
         process, process.num_steps, window, tolerance, predictor=predictor, evaluator=evaluator, audit=0.0,
         callback=callback,

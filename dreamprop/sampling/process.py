@@ -108,23 +108,38 @@ class Denoising(Process):
 
     @torch.no_grad()
     def jump(self, state: State, drift: Drift, step: int) -> State:
-        """The state that enters a later step by one transition of DDIM, whatever the scheduler; it has no history.
+        """The state that enters a later step if the noise in the sample is what is predicted now: by one transition of
+        DDIM; by the scheduler's own steps where it has a history, so that there is one to go on with.
 
         Args:
             state: where from.
             drift: the prediction at it.
             step: where to.
         """
-        prediction = torch.stack([drift.grads[name] for name in self.names])
-        sample, now = self.samples(state), self.scheduler
-        level = now.levels[state.step].to(sample).view(1, 1, 1, 1)
-        noise = to_epsilon(prediction, now.scale(sample, state.step), level, now.prediction_type)
-        return self._state(now.transition(sample, noise, state.step, step), {}, step)
+        prediction, now = torch.stack([drift.grads[name] for name in self.names]), self.scheduler
+        noise = to_epsilon(prediction, *self._noisy(state), now.prediction_type)
+        if not now.multistep:
+            found = now.transition(self.samples(state), noise, state.step, step)
+            return self._state(found, {PREDICTION: prediction}, step)
+        while state.step < step:
+            state = self._step(state, _from_epsilon(noise, *self._noisy(state), now.prediction_type))
+        return state
+
+    def correct(self, fine: State, coarse: State, old: State) -> State:
+        """``fine + (coarse - old)``, of the history too: some schedulers keep the sample there that they go on from."""
+        params = {n: y + (coarse.params[n] - old.params[n]) for n, y in fine.params.items()}
+        moments = {n: y + (coarse.moments[n] - old.moments[n]) for n, y in fine.moments.items()}
+        return replace(fine, params=params, moments=moments)
 
     def groups(self, step: int) -> Mapping[str, Group]:
         """Every picture by itself: the worst one counts."""
         unit = self.scheduler.noise_scales[step + 1]
         return {name: Group((name,), unit) for name in self.names}
+
+    def _noisy(self, state: State) -> tuple[Tensor, Tensor]:
+        """The samples [B, C, H, W] of a state as sqrt(abar) x_0 + sqrt(1 - abar) eps, and abar [1, 1, 1, 1]."""
+        scaled = self.scheduler.scale(self.samples(state), state.step)
+        return scaled, self.scheduler.levels[state.step].to(scaled).view(1, 1, 1, 1)
 
     def _step(self, state: State, prediction: Tensor) -> State:
         noise = [generator(seed, state.step, "sampling/noise") for seed in self._seeds]
@@ -134,3 +149,18 @@ class Denoising(Process):
 
     def _state(self, samples: Tensor, moments: dict[str, Tensor], step: int) -> State:
         return State(dict(zip(self.names, samples.unbind(), strict=True)), moments, {}, step)
+
+
+def _from_epsilon(noise: Tensor, noisy: Tensor, level: Tensor, kind: str) -> Tensor:
+    """The prediction that amounts to this noise: what `to_epsilon` undoes.
+
+    Args:
+        noise, noisy: [B, C, H, W]
+        level: [1, 1, 1, 1] abar.
+        kind: `epsilon`, `v_prediction` or `sample`.
+    """
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return (noise - (1 - level).sqrt() * noisy) / level.sqrt()
+    return (noisy - (1 - level).sqrt() * noise) / level.sqrt()

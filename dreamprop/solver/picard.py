@@ -17,8 +17,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from dreamprop import evaluate as evaluators
+from dreamprop.distributed.layout import REPLICATED, Layout
 from dreamprop.evaluate import Evaluator
 from dreamprop.process import Chain, as_process, groups
+from dreamprop.solver.anderson import Anderson
 from dreamprop.solver.audit import SHARE, Audit
 from dreamprop.solver.buffers import Units, trend
 from dreamprop.solver.controller import Controller, accept, make_controller, remembered
@@ -72,8 +74,9 @@ def solve(
             brings its own.
         decay: for the rule ``paper``: how much of the threshold each round keeps.
         aggregate: for the rule ``paper``: it moves to the ``median``, ``mean`` or ``middle`` of the errors.
-        predictor: first guesses: ``momentum``, or ``hold`` for copies; ``restart`` guesses by momentum too, and all of
-            a window anew in every round.
+        predictor: guesses: by ``momentum``, or ``hold`` for copies, where there is no state that was rolled out;
+            ``restart``: by momentum, and all of a window anew in every round; ``anderson``: by momentum, and what was
+            rolled out is mixed with what the round before rolled out (from a state, in layout ``replicated``).
         evaluator: of the drifts: ``dp.evaluate.serial``, ``dp.evaluate.batched(sub_batch=4)``,
             ``dp.evaluate.distributed(layout="sharded")``, or a name. By default distributed under ``torchrun``
             and where ``torch.distributed`` was started; else batched where the process has ``drift_window``;
@@ -113,6 +116,7 @@ def solve(
     chain, layout = evaluate.process, evaluate.layout
     limit = controller.init(first.threshold)
     carried, moving = [layout.shard(z) for z in first.states], first.trend
+    mix = _mixing(predictor, len(carried), layout)
     stop = _stop(stop, carried[0].step, num_steps)
     audited = Audit(0.0 if controller.exact else audit, evaluate.size)
     # a copy is a worse guess than any state that was rolled out
@@ -156,6 +160,8 @@ def solve(
             if forgetful and not controller.exact:
                 kept = stride if predictor == "restart" else remembered(controller, norms, named, stride)
             carried = advance(rolled, stride, kept)
+            if mix is not None and not controller.exact:
+                carried = mix(carried, guesses, rolled, named)
         del base, guesses, drifts, rolled
         lap("error")
 
@@ -195,6 +201,21 @@ def _stop(stop: int | None, step: int, num_steps: int) -> int:
     if stop is not None and not step <= stop <= num_steps:
         raise ValueError(f"stop must lie in [{step}, {num_steps}], got {stop}; give a step on the way")
     return num_steps if stop is None else stop
+
+
+def _mixing(predictor: str, known: int, layout: Layout) -> Anderson | None:
+    """What mixes the states of two rounds, if that was asked for.
+
+    Raises:
+        ValueError: it would have to remember the round that a window comes from, or see all of states that are cut.
+    """
+    if predictor != "anderson":
+        return None
+    if known > 1:
+        raise ValueError("predictor anderson must begin from a state, got a window; use momentum")
+    if layout is not REPLICATED:
+        raise ValueError("predictor anderson must have layout replicated, got sharded; use momentum")
+    return Anderson()
 
 
 def _named(what: str, name: str, known: Mapping[str, T]) -> T:

@@ -26,6 +26,8 @@ PREDICTORS: dict[str, Callable[[Process, State], State]] = {
     "momentum": momentum,
     "hold": hold,
     "restart": momentum,
+    "anderson": momentum,
 }
 """Guesses by name. A round that accepts a part of its window leaves rolled-out states behind it; ``restart`` forgets
-them and guesses all of the next window anew, which is better where predictions are nearly right: without noise."""
+them and guesses all of the next window anew, which is better where predictions are nearly right: without noise;
+``anderson`` mixes them with those of the round before."""

@@ -11,6 +11,7 @@ from dreamprop.cli import main
 from dreamprop.runs import experiment
 from tests.cli import toy
 from tests.cli.runs import Cli, Refused
+from tests.cli.samples import SMALL, Sample
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +37,30 @@ def cli() -> Cli:
 
     def run(*arguments: str) -> int:
         return main(["--config", "toy.yaml", *arguments])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny latent model with random weights."""
+    from tests.guidance.tiny import save  # most tests here do without diffusers
+
+    return save(tmp_path_factory.mktemp("model"), latent=True)
+
+
+@pytest.fixture
+def arguments(model: Path) -> list[str]:
+    """The shipped config of pictures, with the tiny model and few steps."""
+    return [*SMALL, f"system.guidance.pretrained_model_name_or_path={model}"]
+
+
+@pytest.fixture
+def sample(arguments: list[str]) -> Sample:
+    """The command line on the tiny model."""
+
+    def run(*more: str) -> int:
+        return main([*arguments, *more])
 
     return run
 

@@ -82,17 +82,33 @@ def page(report: Mapping[str, Any], runs: Mapping[str, Outcome]) -> str:
 <b>{report["speedup_rounds"]:.2f}</b> times fewer rounds; {_nearness(report)}</p>
 <div class="row">{_figures("turn", "turntable", {key: run.turntable for key, run in runs.items()}, "gif")}</div>
 {_numbers(report)}
-<p>Accelerated run, {html.escape(audit.line(accelerated.get("audit")))}.</p>
+{_audited(accelerated)}
 {_occupied(report["occupied"])}
 {_section("Views", _figures("views", "views", {key: run.sheet for key, run in runs.items()}, "png"))}
 <p class="small">{html.escape(report["shown"])}</p>
 {_section("Losses over the steps", plots.losses({RUNS[key]: run.losses for key, run in runs.items()}))}
-{_section("Stride and error over the steps", plots.rounds(logs, UNITS[accelerated["error_rule"]]))}
-<p class="small">window {accelerated["window"]}, tolerance {accelerated["tolerance"]:g},
-evaluator {html.escape(accelerated["evaluator"])}, seed {accelerated["seed"]},
-{accelerated["threads"]} threads, {html.escape(accelerated["device"])}.</p>
+{_section("Stride and error over the steps", plots.rounds(logs, _unit(accelerated)))}
+<p class="small">{html.escape(_settings(accelerated))}.</p>
 </body></html>
 """
+
+
+def _audited(run: Mapping[str, Any]) -> str:
+    """What the audit of a run found, of runs that have one."""
+    return f"<p>Accelerated run, {html.escape(audit.line(run['audit']))}.</p>" if "audit" in run else ""
+
+
+def _unit(run: Mapping[str, Any]) -> str:
+    """What the errors of a run are measured in."""
+    return str(run["error_unit"] if "error_unit" in run else UNITS[run["error_rule"]])
+
+
+def _settings(run: Mapping[str, Any]) -> str:
+    """How a run was solved; what its method has not is left out."""
+    told = [f"{name} {run[name]}" for name in ("method", "scheduler", "window") if run.get(name) is not None]
+    told += [f"tolerance {run['tolerance']:g}"] if run["tolerance"] is not None else []
+    told += [f"evaluator {run['evaluator']}", f"seed {run['seed']}", f"{run['threads']} threads"]
+    return ", ".join([*told, str(run["device"])])
 
 
 def _nearness(report: Mapping[str, Any]) -> str:

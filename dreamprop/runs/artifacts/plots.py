@@ -5,10 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from dreamprop.runs.metrics import RoundLog
 from dreamprop.runs.outcome import Losses
 
+ACCEPTED, AGAIN = "#2f6fb3", "#c9d8ea"
+"""Colours of steps whose evaluation was accepted, and of those that are evaluated again."""
 POINTS = 200
 """Points of a curve at most: a longer one shows means of as many steps as fit into one point."""
 
@@ -36,6 +39,31 @@ def rounds(logs: Mapping[str, RoundLog], unit: str) -> str:
     errors.set_ylim(bottom=0)
     errors.set_xlabel("step")
     return _svg(figure)
+
+
+def steps_by_round(log: RoundLog) -> bytes:
+    """Which steps each round evaluated and which it accepted, a row a round, as the bytes of a PNG file.
+
+    Args:
+        log: rounds, each of which evaluated the steps that follow the accepted one.
+    """
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for row in log.rows:
+        stride, drifts, number = int(row["stride"]), int(row["drifts"]), int(row["round"])
+        base = int(row["step"]) - stride
+        spans = [(base, stride), (base + stride, drifts - stride)]
+        axes.broken_barh(spans, (number, 0.84), facecolors=[ACCEPTED, AGAIN])
+    axes.set_ylim(max(len(log.rows), 1), 0)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("round")
+    axes.legend(
+        handles=[Patch(color=ACCEPTED, label="accepted"), Patch(color=AGAIN, label="evaluated again later")]
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
 
 
 def losses(runs: Mapping[str, Losses]) -> str:

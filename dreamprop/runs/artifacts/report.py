@@ -73,7 +73,8 @@ def _tell(values: Mapping[str, Any]) -> None:
     else:
         line += "no pictures to compare were found"
     print(line)
-    print(audit.line(values["accelerated"].get("audit")))
+    if "audit" in values["accelerated"]:
+        print(audit.line(values["accelerated"]["audit"]))
     for key in ("baseline", "accelerated"):
         if judge := values[key].get("judge"):
             print(f"{key}: the judge names the prompt in {judge['correct']} of {judge['views']} views")

@@ -1,0 +1,90 @@
+"""SRDS (arXiv:2412.08292): the steps of a deterministic sampler in blocks, all of them under way at the same time.
+
+The coarse step of Parareal is a transition of DDIM over a whole block, as if the noise predicted at its beginning were
+right to its end. Sweep 0 is thus DDIM with as many steps as there are blocks, and each sweep moves the picture towards
+that of all steps, which it reaches after as many sweeps as blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreamprop import rng
+from dreamprop.evaluate import Evaluator
+from dreamprop.sampling.parareal import parareal
+from dreamprop.sampling.pipeline import Prompted
+from dreamprop.sampling.process import Denoising
+from dreamprop.sampling.scheduler import PureScheduler
+from dreamprop.solver.solution import Round
+
+TOLERANCE = 0.1
+"""Mean absolute difference of the latents between two sweeps below which the second one is the last. Latents have a
+standard deviation of about 1, and the sweep that is kept is several times nearer to the sampler's picture than this."""
+
+
+def srds(
+    pipe: Any,
+    prompt: str | Sequence[str],
+    *,
+    negative_prompt: str | Sequence[str] | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    num_images_per_prompt: int = 1,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    latents: Tensor | None = None,
+    output_type: str = "pil",
+    blocks: int | None = None,
+    tolerance: float = TOLERANCE,
+    max_sweeps: int | None = None,
+    evaluator: Evaluator | str | None = None,
+    callback: Callable[[Round], None] | None = None,
+) -> Any:
+    """Pictures by a pipeline's own deterministic scheduler, with all blocks of its steps under way at the same time.
+
+    Args:
+        pipe: a `StableDiffusionPipeline` with a scheduler that adds no noise; it is left as it is.
+        prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt, generator,
+            latents, output_type: as the pipeline has them.
+        blocks: of the steps; about the root of their number by default.
+        tolerance: the first sweep whose latents differ from those of the sweep before by less, in the mean absolute
+            difference of a picture, is the last; the worst picture counts. 0: the sampler's own picture, bit for bit.
+        max_sweeps: where to stop in any case; as many as blocks by default.
+        evaluator: as for `dreamprop.solve`: ``serial``, ``batched``, ``distributed`` or a value.
+        callback: called after every round.
+
+    Returns:
+        The pipeline's own output, with ``.images``, and the solver's ``.stats`` beside them.
+
+    Raises:
+        ValueError: an argument is out of range; one line with value, rule and remedy.
+    """
+    asked = Prompted(
+        pipe, prompt, negative_prompt=negative_prompt, height=height, width=width, guidance_scale=guidance_scale,
+        num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents,
+        output_type=output_type,
+    )  # fmt: skip
+    process = Denoising.of(asked, num_inference_steps)
+    if adds_noise(process.scheduler):
+        raise ValueError(
+            f"scheduler must add no noise for srds, got {type(pipe.scheduler).__name__}; use DDIMScheduler, "
+            "or paradigms"
+        )
+    solution = parareal(
+        process, process.num_steps, blocks, tolerance=tolerance, max_sweeps=max_sweeps, evaluator=evaluator,
+        callback=callback,
+    )  # fmt: skip
+    return asked.output(process.samples(solution.state), solution.stats)
+
+
+def adds_noise(scheduler: PureScheduler) -> bool:
+    """Whether a scheduler's first step depends on its generator."""
+    sample = torch.full((1, 1, 2, 2), 0.5, device=scheduler.timesteps.device)
+    draws = (rng.generator(seed, 0, "sampling/probe") for seed in (0, 1))
+    one, other = (scheduler.step(sample, sample, 0, {}, [draw])[0] for draw in draws)
+    return not torch.equal(one, other)
