@@ -17,6 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 Rows = list[dict[str, Any]]
 DOCS = Path(__file__).parent
@@ -101,6 +102,7 @@ def mixtures(rows: Rows) -> None:
             axes = all_axes[line, column]
             curves(axes, some, SEQUENTIAL + PARALLEL, x, "flow")
             axes.set(xscale="log", yscale="log", xlabel=x, title=f"d = {d}" if line == 0 else "")
+            axes.xaxis.set_minor_formatter(NullFormatter())
     for line in range(2):
         all_axes[line, 0].set_ylabel("off the exact flow, a coordinate")
     all_axes[0, -1].legend(fontsize=7)
