@@ -2,8 +2,18 @@
 
 from dreamprop.sampling.paradigms import paradigms
 from dreamprop.sampling.parareal import parareal
+from dreamprop.sampling.piadm import piadm
 from dreamprop.sampling.process import Denoising
+from dreamprop.sampling.randomized_midpoint import randomized_midpoint
 from dreamprop.sampling.scheduler import PureScheduler
 from dreamprop.sampling.srds import srds
 
-__all__ = ["Denoising", "PureScheduler", "paradigms", "parareal", "srds"]
+__all__ = [
+    "Denoising",
+    "PureScheduler",
+    "paradigms",
+    "parareal",
+    "piadm",
+    "randomized_midpoint",
+    "srds",
+]

@@ -115,6 +115,16 @@ def test_methods(bench: Bench, tmp_path: Path) -> None:
     assert Path(lines[-1]) == tmp_path / "methods" / "methods.png" and Path(lines[-1]).is_file()
 
 
+def test_gaussian_mixtures(bench: Bench, tmp_path: Path) -> None:
+    """And resumed it measures nothing again."""
+    out, few = tmp_path / "mixtures.jsonl", ["--most", "2", "--noisy", "2", "--finest", "1"]
+    few += ["--dimensions", "2", "--steps", "16", "--reference", "32", "--out", str(out)]
+    lines = bench("gaussian_mixtures", *few)
+    assert cells(lines[-1])[0] == "ParaDiGMS"
+    found = out.read_text()
+    assert bench("gaussian_mixtures", *few) == lines and out.read_text() == found
+
+
 def test_auto(bench: Bench) -> None:
     few = ["--windows", "1", "2", "--steps", "12", "--repeat", "1"]
     lines = bench("auto", "--processes", "voxel", "toy", "idle", *few)
