@@ -127,6 +127,33 @@ def test_compare_writes_a_report(sample: Sample) -> None:
     assert PROMPT in page and "noise of a step" in page and "audit" not in page
 
 
+@pytest.mark.parametrize(
+    ("sampler", "steps", "rounds"),
+    [
+        ("{method: srds, num_inference_steps: 9, blocks: 3, max_sweeps: 1}", 9, 5),
+        ("{method: piadm, num_inference_steps: 50, blocks: 2, points: 4, sweeps: 3}", 8, 6),
+        (
+            "{method: piadm, num_inference_steps: 50, blocks: 2, points: 4, sweeps: 3, form: sde, hold: score}",
+            8,
+            6,
+        ),
+        ("{method: randomized-midpoint, num_inference_steps: 3, midpoints: 2, sweeps: 1}", None, 9),
+    ],
+)
+def test_every_method_is_held_against_its_sequential_form(
+    sample: Sample, sampler: str, steps: int | None, rounds: int
+) -> None:
+    small = "num_images_per_prompt: 2, "
+    assert sample("--compare", f"system.sampler={sampler.replace('{', '{' + small)}") == 0
+    told = json.loads((FOLDER / "report.json").read_text())
+    plain, fast = told["baseline"], told["accelerated"]
+    assert fast["rounds"] == rounds and (steps is None or plain["rounds"] == steps == fast["steps"])
+    assert plain["rounds"] == plain["drifts"] and fast["images"] == plain["images"] == 2
+    assert 15 < told["psnr_db"] <= 100 and told["accelerated"]["tolerance"] == (
+        0.1 if "srds" in sampler else None
+    )
+
+
 def test_compare_of_equal_runs_is_a_number(sample: Sample) -> None:
     assert sample("--compare", "parallel.tolerance=0", "parallel.window=3") == 0
     report = json.loads((FOLDER / "report.json").read_text())

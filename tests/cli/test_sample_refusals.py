@@ -40,6 +40,23 @@ from tests.cli.samples import CONFIG, Sample
         ("parallel.evaluator=gpu", ["parallel.evaluator", "'gpu'"]),
         ("parallel.error_rule=paper", ["unknown key parallel.error_rule"]),
         ("seed=-1", ["seed", "got -1"]),
+        (
+            "system.sampler={method: srds, blocks: 9}",
+            ["blocks must be an integer in [1, num_steps = 8]", "got 9"],
+        ),
+        ("system.sampler={method: srds, scheduler: ddpm}", ["must add no noise for srds", "DDPMScheduler"]),
+        ("system.sampler={method: srds, eta: 0.5}", ["system.sampler.eta must be left out with method srds"]),
+        ("system.sampler={method: piadm, num_inference_steps: 50, blocks: 0}", ["blocks", ">= 1", "got 0"]),
+        (
+            "system.sampler={method: piadm, num_inference_steps: 50, blocks: 100, points: 100}",
+            ["blocks times points must be <= 999"],
+        ),
+        ("system.sampler={method: piadm, num_inference_steps: 50, form: pde}", ["form must be", "'pde'"]),
+        ("system.sampler={method: randomized-midpoint, midpoints: 0}", ["midpoints", "got 0"]),
+        (
+            "system.sampler.points=3",
+            ["system.sampler.points must be left out with method paradigms", "piadm"],
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line_before_anything_is_written(

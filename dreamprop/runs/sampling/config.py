@@ -62,9 +62,20 @@ class SamplerConfig:
     """Pixels; null: what the model was trained on."""
 
     blocks: int | None = None
-    """Of `srds`: into how many the steps are cut; null: the root of their number."""
+    """Of `srds` and `piadm`: into how many the steps are cut; null: the root of their number, and 8. Of
+    `randomized-midpoint`: behind how many of them a corrector acts."""
     max_sweeps: int | None = None
     """Of `srds`: where to stop in any case; null: as many as blocks, where the pictures are exact."""
+    form: str | None = None
+    """Of `piadm` and `randomized-midpoint`: `ode` or `sde`."""
+    points: int | None = None
+    """Of `piadm`: steps of a block, evaluated together."""
+    sweeps: int | None = None
+    """Of `piadm`: rounds of a block. Of `randomized-midpoint`: Picard sweeps of the midpoints of a step."""
+    midpoints: int | None = None
+    """Of `randomized-midpoint`: of a step, predicted together."""
+    hold: str | None = None
+    """Of `piadm`: what is constant over a step, the predicted `noise` or the `score`."""
 
     def __post_init__(self) -> None:
         key = "system.sampler"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from inspect import Parameter, signature
 from typing import Any
 
 from dreamprop.sampling.paradigms import paradigms
+from dreamprop.sampling.piadm import piadm
+from dreamprop.sampling.randomized_midpoint import randomized_midpoint
 from dreamprop.sampling.srds import srds
 
 STEP_BY_STEP = partial(paradigms, window=1)
@@ -33,16 +35,31 @@ class Method:
     """Whether the steps that a round evaluates are those that follow the accepted one."""
 
 
-METHODS = {
-    "paradigms": Method(paradigms, "noise of a step, root mean square"),
-    "srds": Method(srds, "mean absolute difference of two sweeps", contiguous=False),
-}
-"""The methods by `system.sampler.method`."""
-
-
 def taken(sampler: Callable[..., Any]) -> Mapping[str, Parameter]:
     """The keywords that a sampler takes, by name."""
     return signature(sampler).parameters
+
+
+@wraps(piadm)
+def piadm_step_by_step(pipe: Any, prompt: str, **arguments: Any) -> Any:
+    """The steps of PIADM's grid one after another: a block of one point for each."""
+    blocks, points = (arguments.pop(name, taken(piadm)[name].default) for name in ("blocks", "points"))
+    return piadm(pipe, prompt, **arguments | {"blocks": blocks * points, "points": 1, "sweeps": 1})
+
+
+@wraps(randomized_midpoint)
+def one_midpoint(pipe: Any, prompt: str, **arguments: Any) -> Any:
+    """As many steps by the sequential form of the method: one midpoint each, as the first guess has it."""
+    return randomized_midpoint(pipe, prompt, **arguments | {"midpoints": 1, "sweeps": 0})
+
+
+METHODS = {
+    "paradigms": Method(paradigms, "noise of a step, root mean square"),
+    "srds": Method(srds, "mean absolute difference of two sweeps", contiguous=False),
+    "piadm": Method(piadm, "none: sweeps are counted", piadm_step_by_step),
+    "randomized-midpoint": Method(randomized_midpoint, "none: sweeps are counted", one_midpoint),
+}
+"""The methods by `system.sampler.method`."""
 
 
 def chosen(sampler: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
