@@ -2,12 +2,14 @@
 
     python benchmarks/sampling.py --threads 1
     python benchmarks/sampling.py --threads 1 --schedules ddpm-1000 --count 40
+    python benchmarks/sampling.py --threads 1 --predictors hold momentum restart anderson
     python benchmarks/sampling.py --ranks 2 --count 4 --out outputs/benchmarks/sampling-2.jsonl
 
 A schedule is a scheduler of diffusers and a number of steps. For every prompt its sequential picture is drawn twice,
 from two noises: the decibels between the two are the yardstick. Each way of sampling then begins from the first noise.
-The windows and tolerances of WAYS were chosen on the prompts of TUNED, which are left out. With `--ranks 2` two
-processes share the windows, a thread each. Every prompt of a schedule that is done is kept in `--out`.
+The windows, tolerances and predictors of WAYS were chosen on the prompts of TUNED, which are left out; with
+`--predictors` these alone are drawn, by ParaDiGMS with each guess. With `--ranks 2` two processes share the windows, a
+thread each. Every prompt of a schedule that is done is kept in `--out`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -36,10 +39,13 @@ from dreamprop.sampling.pipeline import Prompted
 
 TUNED = ("a red mug", "a blue house", "a green cone", "a yellow torus")
 SCHEDULES = {
-    "ddim-50": ("DDIMScheduler", 50),
-    "ddim-200": ("DDIMScheduler", 200),
-    "ddpm-1000": ("DDPMScheduler", 1000),
+    "ddim-50": ("DDIMScheduler", 50, 8),
+    "ddim-200": ("DDIMScheduler", 200, 16),
+    "dpm-solver++-25": ("DPMSolverMultistepScheduler", 25, 8),
+    "ddpm-100": ("DDPMScheduler", 100, 16),
+    "ddpm-1000": ("DDPMScheduler", 1000, 48),
 }
+"""Schedulers, their steps, and the window of `--predictors`."""
 Way = Callable[..., Any]
 WAYS: dict[str, dict[str, Way]] = {
     "ddim-50": {
@@ -52,11 +58,24 @@ WAYS: dict[str, dict[str, Way]] = {
         "paradigms, window 32": lambda *a, **k: paradigms(*a, window=32, **k),
         "srds": srds,
     },
+    "dpm-solver++-25": {"paradigms, window 8": lambda *a, **k: paradigms(*a, window=8, **k)},
+    "ddpm-100": {"paradigms, window 16": lambda *a, **k: paradigms(*a, window=16, **k)},
     "ddpm-1000": {
         "paradigms, window 48, tolerance 0.4": lambda *a, **k: paradigms(*a, window=48, tolerance=0.4, **k),
     },
 }
 """Ways to sample, by schedule."""
+
+
+def guesses(schedule: str, predictors: list[str]) -> dict[str, Way]:
+    """ParaDiGMS at the window of a schedule, with each of these guesses; `hold` is the published iteration."""
+    name, _, window = SCHEDULES[schedule]
+    ways: dict[str, Way] = {
+        p: partial(paradigms, window=window, predictor=p) for p in predictors if p != "hold"
+    }
+    if "hold" in predictors and name != "DPMSolverMultistepScheduler":
+        ways["hold, the published iteration"] = partial(published, window=window)
+    return ways
 
 
 def published(pipe: Any, prompt: str, *, num_inference_steps: int, window: int, **arguments: Any) -> Any:
@@ -75,9 +94,9 @@ def sequential(pipe: Any, prompt: str, *, num_inference_steps: int, **arguments:
     return asked.output(process.samples(found.state), found.stats)
 
 
-def measure(pipe: Any, schedule: str, prompt: str, seed: int) -> dict[str, Any]:
-    """A prompt by the sequential sampler and by every way of a schedule."""
-    name, steps = SCHEDULES[schedule]
+def measure(pipe: Any, schedule: str, prompt: str, seed: int, ways: dict[str, Way]) -> dict[str, Any]:
+    """A prompt by the sequential sampler and by every way."""
+    name, steps, _ = SCHEDULES[schedule]
     pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, timestep_spacing="trailing")
 
     def draw(way: Way, noise: int) -> tuple[Tensor, dict[str, Any]]:
@@ -97,7 +116,7 @@ def measure(pipe: Any, schedule: str, prompt: str, seed: int) -> dict[str, Any]:
     plain, found = draw(sequential, seed)
     other, _ = draw(sequential, seed + 1_000_000)
     row: dict[str, Any] = {"sequential": found | {"other_noise_psnr_db": psnr_db(other, plain)}}
-    for label, way in WAYS[schedule].items():
+    for label, way in ways.items():
         images, found = draw(way, seed)
         row[label] = found | {"psnr_db": psnr_db(images, plain)}
     return row
@@ -106,13 +125,13 @@ def measure(pipe: Any, schedule: str, prompt: str, seed: int) -> dict[str, Any]:
 def summary(rows: list[dict[str, Any]]) -> str:
     """A table of each schedule."""
     lines = []
-    for schedule, (_, steps) in SCHEDULES.items():
+    for schedule, (_, steps, _) in SCHEDULES.items():
         of = [row for row in rows if row["schedule"] == schedule]
         if not of:
             continue
         lines.append(f"\n{schedule}, {len(of)} prompts")
         cells = []
-        for label in ("sequential", *WAYS[schedule]):
+        for label in (label for label, run in of[0].items() if isinstance(run, dict)):
             runs = [row[label] for row in of]
             mean = {key: fmean(run[key] for run in runs) for key in ("rounds", "drifts", "seconds", "named")}
             db = [run.get("psnr_db", run.get("other_noise_psnr_db")) for run in runs]
@@ -143,6 +162,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=list(SCHEDULES))
+    parser.add_argument("--predictors", nargs="+", choices=["hold", "momentum", "restart", "anderson"])
     parser.add_argument(
         "--count", type=int, default=130, help="prompts, before those that were tuned on are left out"
     )
@@ -155,19 +175,27 @@ def main() -> None:
     lead = os.environ.get("RANK", "0") == "0"
     results = Results(given.out)
     pipe = StableDiffusionPipeline.from_pretrained(MODELS["embedded-sd"], dtype=torch.float32)
-    asked = [(i, prompt) for i, prompt in enumerate(prompts(given.count)) if prompt not in TUNED]
+    drawn = TUNED[: given.count] if given.predictors else prompts(given.count)
+    asked = [(i, prompt) for i, prompt in enumerate(drawn) if given.predictors or prompt not in TUNED]
     for schedule in given.schedules:
         for seed, prompt in asked:
-            key = {"schedule": schedule, "prompt": prompt, "ranks": given.ranks}
+            key = {
+                "schedule": schedule,
+                "prompt": prompt,
+                "ranks": given.ranks,
+                "predictors": given.predictors,
+            }
             if results.find(**key):
                 continue
-            row = key | measure(pipe, schedule, prompt, seed)
+            ways = guesses(schedule, given.predictors) if given.predictors else WAYS[schedule]
+            row = key | measure(pipe, schedule, prompt, seed, ways)
             if lead:
                 results.add(row)
                 print(json.dumps(row), flush=True)
     if lead:
         names = {prompt for _, prompt in asked}
-        rows = [row for row in results.rows if row["ranks"] == given.ranks and row["prompt"] in names]
+        rows = [row for row in results.rows if row["prompt"] in names and row["ranks"] == given.ranks]
+        rows = [row for row in rows if row.get("predictors") == given.predictors]
         print(summary([row for row in rows if row["schedule"] in given.schedules]))
 
 

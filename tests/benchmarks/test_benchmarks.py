@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 FEW_STEPS = "trainer.max_steps=3"
 
@@ -113,6 +114,16 @@ def test_methods(bench: Bench, tmp_path: Path) -> None:
     )
     assert [cells(line)[0] for line in lines[-7:-1]] == ["sds", "sjc", "ism", "sdi", "vsd", "gaussians"]
     assert Path(lines[-1]) == tmp_path / "methods" / "methods.png" and Path(lines[-1]).is_file()
+
+
+def test_sampling(bench: Bench, tmp_path: Path) -> None:
+    """One prompt by the ways of a schedule, and by a guess; `threads` stay what they are."""
+    few = ["--threads", str(torch.get_num_threads()), "--schedules", "dpm-solver++-25", "--count", "1"]
+    for more, label in (([], "paradigms, window 8"), (["--predictors", "restart"], "restart")):
+        lines = bench("sampling", *few, "--out", str(tmp_path / "sampling.jsonl"), *more)
+        plain, fast = cells(lines[-2]), cells(lines[-1])
+        assert plain[:4] == ["sequential", "25.0 (25)", "1.0", "25"] and fast[0] == label
+        assert float(fast[2]) > 1.2 and float(fast[5].split()[0]) > 35
 
 
 def test_gaussian_mixtures(bench: Bench, tmp_path: Path) -> None:
