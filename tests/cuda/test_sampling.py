@@ -11,8 +11,6 @@ import torch
 from dreamprop.sampling import paradigms, piadm, randomized_midpoint, srds
 from tests.sampling.pipes import pipeline, scheduler, seeded
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 PROMPTS = ["a red torus", "a cube"]
 DEVICE = 0.05
 """Root mean square of the latents: a guess may be accepted on one device and not on the other."""

@@ -23,8 +23,6 @@ from dreamprop.state import equal
 
 from .pipes import NOISY, SCHEDULERS, network, pipeline, scheduler, seeded
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 PROMPTS = ["a red torus", "a cube"]
 
 

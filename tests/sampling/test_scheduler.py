@@ -14,8 +14,6 @@ from dreamprop.sampling.scheduler import PureScheduler
 
 from .pipes import SCHEDULERS, network, scheduler
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # numpy arrays made of tensors
-
 STEPS = 9
 
 
