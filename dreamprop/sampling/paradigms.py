@@ -43,7 +43,9 @@ class Displacements(Denoising):
         ValueError: the scheduler is a multistep method, whose displacement depends on the steps before.
     """
 
-    def __init__(self, denoise: Denoiser, scheduler: PureScheduler, latents: Tensor, seed: int = 0) -> None:
+    def __init__(
+        self, denoise: Denoiser, scheduler: PureScheduler, latents: Tensor, seed: int | Sequence[int] = 0
+    ) -> None:
         if scheduler.multistep:
             raise ValueError(
                 "the published iteration needs a scheduler of single steps, got one with a history; use Denoising"

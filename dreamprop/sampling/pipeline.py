@@ -33,7 +33,7 @@ class Prompted:
         guidance_scale: s of eps_u + s (eps_c - eps_u) (arXiv:2207.12598); up to 1 there is no guidance.
         num_images_per_prompt: pictures of each prompt.
         generator: of the noise that is begun from, or one for each picture; the noise that a sampler adds is keyed by
-            one number drawn from it.
+            a number drawn from it.
         latents: [B, C, H, W] standard normal noise to begin from instead.
         output_type: what pictures come out as: `pil`, `np`, `pt` or, before they are decoded, `latent`.
 
@@ -105,10 +105,14 @@ class Prompted:
             )
         self.latents: Tensor = latents.to(self._device)
         """[B, C, H, W] standard normal noise to begin from."""
-        first = generator[0] if isinstance(generator, list) else generator
-        drawn = torch.randint(2**62, (), generator=first, device=first.device if first else "cpu")
-        self.seed = int(drawn)
+        many = generator if isinstance(generator, list) else [generator]
+        drawn = [torch.randint(2**62, (), generator=g, device=g.device if g else "cpu") for g in many]
+        self.seed = int(drawn[0])
         """Of the noise that a sampler adds."""
+        self.seeds: int | list[int] = (
+            [int(seed) for seed in drawn] if isinstance(generator, list) else self.seed
+        )
+        """The same, of each picture where each has a generator of its own."""
 
     def __call__(self, samples: Tensor, timesteps: Tensor, pictures: Tensor) -> Tensor:
         """What the U-Net predicts, guided, in one call of it.

@@ -50,13 +50,23 @@ class Denoising(Process):
         denoise: the network, with its guidance.
         scheduler: the integrator.
         latents: [B, C, H, W] the noise that the chain begins from, in the scheduler's units.
-        seed: of the noise that steps add; that of picture b in step t depends on (seed, b, t) alone.
+        seed: of the noise that steps add; that of picture b in step t depends on (seed, b, t) alone. Or [B], one for
+            each picture, which is then as it would be alone.
     """
 
-    def __init__(self, denoise: Denoiser, scheduler: PureScheduler, latents: Tensor, seed: int = 0) -> None:
+    def __init__(
+        self, denoise: Denoiser, scheduler: PureScheduler, latents: Tensor, seed: int | Sequence[int] = 0
+    ) -> None:
         self.denoise, self.scheduler, self.latents = denoise, scheduler, latents
         self.names = tuple(f"latents.{i}" for i in range(len(latents)))
-        self._seeds = [key(seed, i, "sampling/picture") for i in range(len(latents))]
+        pairs = (
+            [(seed, i) for i in range(len(latents))] if isinstance(seed, int) else [(own, 0) for own in seed]
+        )
+        if len(pairs) != len(latents):
+            raise ValueError(
+                f"seed must be one or one for each of {len(latents)} pictures, got {len(pairs)}; give one"
+            )
+        self._seeds = [key(own, i, "sampling/picture") for own, i in pairs]
 
     @classmethod
     def of(cls, asked: Prompted, num_inference_steps: int, eta: float = 0.0) -> Self:
@@ -66,7 +76,7 @@ class Denoising(Process):
             ValueError: the scheduler does not take so many steps or this eta, or cannot be taken apart.
         """
         scheduler = PureScheduler(asked.pipe.scheduler, num_inference_steps, eta, asked.latents.device)
-        return cls(asked, scheduler, asked.latents * scheduler.init_noise_sigma, asked.seed)
+        return cls(asked, scheduler, asked.latents * scheduler.init_noise_sigma, asked.seeds)
 
     @property
     def num_steps(self) -> int:

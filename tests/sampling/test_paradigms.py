@@ -137,6 +137,18 @@ def test_noise_belongs_to_a_picture_and_a_step(name: str) -> None:
     assert torch.equal(both.samples(found), expected)
 
 
+def test_a_picture_with_a_generator_of_its_own_is_the_same_in_any_company(pipe: Any) -> None:
+    pipe.scheduler = scheduler("DDPMScheduler")
+    told = {"num_inference_steps": 5, "output_type": "latent", "window": 1, "guidance_scale": 1.0}
+    pair = paradigms(pipe, PROMPTS, generator=[seeded(1), seeded(2)], **told).images
+    alone = paradigms(pipe, PROMPTS[1], generator=seeded(2), **told).images
+    own = paradigms(pipe, PROMPTS[1], generator=[seeded(2)], **told).images
+    assert torch.equal(alone, own) and not torch.equal(pair[0], pair[1])
+    with pytest.raises(ValueError, match="seed must be one or one for each of 2 pictures, got 3; give one"):
+        Denoising(network, PureScheduler(pipe.scheduler, 5), torch.zeros(2, 4, 6, 6), seed=[1, 2, 3])
+    torch.testing.assert_close(pair[1], alone[0], rtol=1e-4, atol=1e-4)
+
+
 def published(process: Displacements, window: int, tolerance: float) -> tuple[list[int], Tensor]:
     """The published loop, arXiv:2305.16317, algorithm 1, written out: strides, and what it ends with."""
     steps = process.num_steps
