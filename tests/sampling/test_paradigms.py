@@ -50,6 +50,19 @@ def test_a_window_of_one_is_the_pipelines_own_sampler(name: str, pipe: Any) -> N
     assert torch.equal(exact.images, expected) and exact.stats.num_drifts > plain.stats.num_drifts
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_the_pipelines_too(
+    dtype: torch.dtype, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    half = pipeline(tmp_path_factory.mktemp("half")).to(dtype)
+    told = {"num_inference_steps": 5, "output_type": "latent"}
+    for name in ("DDIMScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler"):
+        half.scheduler = scheduler(name)
+        expected = half(PROMPTS, generator=seeded(), **told).images
+        found = paradigms(half, PROMPTS, generator=seeded(), window=1, **told).images
+        assert found.dtype == dtype and torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_tolerance_0_is_the_sequential_run(name: str) -> None:
     process = chain(name)
