@@ -11,6 +11,7 @@ import torch
 
 from dreamprop.config.validate import shortened
 from dreamprop.errors import InputError
+from dreamprop.sampling.kinds import KINDS
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
@@ -20,8 +21,6 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "heun": ("HeunDiscreteScheduler", {}),
 }
 """The schedulers that a config can name: the class of diffusers, and what of its settings the name stands for."""
-KIND = "StableDiffusionPipeline"
-"""The pipeline that a model's index must name."""
 
 
 def load_pipeline(
@@ -30,7 +29,7 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     scheduler: str | None = None,
 ) -> Any:
-    """Load a `StableDiffusionPipeline`, without gradients.
+    """Load a pipeline of one of the `KINDS`, without gradients.
 
     Only safetensors files are read, nothing is unpickled. A folder is never looked up on the hub.
 
@@ -52,19 +51,21 @@ def load_pipeline(
     with refusing(name), _without_bar():
         index = index_of(name, local)
         found = str(index.get("_class_name"))
-        if found != KIND or not has_vae(index):
-            what = found if found != KIND else "one of pixels"
+        if found not in KINDS or not has_vae(index):
+            what = found if found not in KINDS else "one of pixels"
             raise InputError(
-                f"model {shortened(name, 80)} must be a {KIND}, got {shortened(what, 60)}; use embedded-sd"
+                f"model {shortened(name, 80)} must be a {' or '.join(KINDS)}, got {shortened(what, 60)}; "
+                "use embedded-sd"
             )
-        pipe = getattr(diffusers, KIND).from_pretrained(
+        pipe = getattr(diffusers, found).from_pretrained(
             name, torch_dtype=dtype, use_safetensors=True, local_files_only=local
         )
     if scheduler is not None:
         made, fixed = SCHEDULERS[scheduler]
         pipe.scheduler = getattr(diffusers, made).from_config(pipe.scheduler.config, **fixed)
-    for part in (pipe.unet, pipe.text_encoder, pipe.vae):
-        part.requires_grad_(False).eval()
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False).eval()
     return pipe.to(torch.device(device))
 
 

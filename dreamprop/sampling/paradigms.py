@@ -96,7 +96,8 @@ def paradigms(
     """Pictures by a pipeline's own scheduler, with the predictions of a window of steps made at the same time.
 
     Args:
-        pipe: a `StableDiffusionPipeline` with any scheduler that steps by what it is given; it is left as it is.
+        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, with any scheduler that steps by what it
+            is given; it is left as it is.
         prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt, eta,
             generator, latents, output_type: as the pipeline has them. Noise that the scheduler adds is keyed by picture
             and step.

@@ -125,7 +125,8 @@ def piadm(
     The grid is even in the model's timesteps.
 
     Args:
-        pipe: a `StableDiffusionPipeline`, for its network and its levels of noise; its scheduler's steps are not used.
+        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, for its network and its levels of noise; its
+            scheduler's steps are not used.
         prompt, negative_prompt, height, width, guidance_scale, num_images_per_prompt, generator, latents, output_type:
             as the pipeline has them.
         form: ``ode`` or ``sde``.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dreamprop.guidance.denoiser import to_epsilon
+from dreamprop.sampling.kinds import Told, kind_of
 from dreamprop.solver.solution import Stats
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -23,10 +24,10 @@ class Prompted:
     """Pictures that a pipeline is asked for: a `Denoiser` that knows their prompts, and what goes on before and behind
     a sampler.
 
-    Its arguments are those of `StableDiffusionPipeline`, and mean the same.
+    Its arguments are those of the pipeline, and mean the same.
 
     Args:
-        pipe: a `StableDiffusionPipeline`; it is left as it is.
+        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`; it is left as it is.
         prompt: of each picture, or of all.
         negative_prompt: what guidance leads away from; nothing by default.
         height, width: in pixels; by default the U-Net's.
@@ -56,14 +57,9 @@ class Prompted:
         latents: Tensor | None = None,
         output_type: str = "pil",
     ) -> None:
-        from diffusers import StableDiffusionPipeline
         from diffusers.utils.torch_utils import randn_tensor
 
-        if not isinstance(pipe, StableDiffusionPipeline):
-            raise ValueError(
-                f"pipe must be a StableDiffusionPipeline, got {type(pipe).__name__}; "
-                "give Denoising a denoiser of your own"
-            )
+        self._kind = kind_of(pipe)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(
                 f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}; use pil"
@@ -86,19 +82,17 @@ class Prompted:
         side = pipe.unet.config.sample_size
         rows, columns = (side, side) if isinstance(side, int) else side
         height, width = height or rows * pipe.vae_scale_factor, width or columns * pipe.vae_scale_factor
-        pipe.check_inputs(prompts, height, width, None, negative)
         self.pipe, self.guidance_scale, self._output_type = pipe, float(guidance_scale), output_type
         self._device = pipe._execution_device
         self.guided = guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None
         """Whether the U-Net is asked with and without the prompt."""
-        told, untold = pipe.encode_prompt(
-            prompts, self._device, num_images_per_prompt, self.guided, negative_prompt=negative
+        self._told, self._untold = self._kind.tell(
+            pipe, prompts, negative, (height, width), num_images_per_prompt, self.guided
         )
-        self._told, self._untold = told, untold
-        shrink = pipe.vae_scale_factor
-        shape = (len(told), pipe.unet.config.in_channels, height // shrink, width // shrink)
+        text, shrink = self._told.text, pipe.vae_scale_factor
+        shape = (len(text), pipe.unet.config.in_channels, height // shrink, width // shrink)
         if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=self._device, dtype=told.dtype)
+            latents = randn_tensor(shape, generator=generator, device=self._device, dtype=text.dtype)
         elif tuple(latents.shape) != shape:
             raise ValueError(
                 f"latents must have the shape {shape}, got {tuple(latents.shape)}; give one for each picture"
@@ -124,11 +118,11 @@ class Prompted:
             timesteps: [N]
             pictures: [N] int64, which picture each is of.
         """
-        told = self._told[pictures]
+        told = self._told.of(pictures)
         if not self.guided:
             return self._predict(samples, timesteps, told)
-        context = torch.cat([self._untold[pictures], told])
-        uncond, cond = self._predict(torch.cat([samples] * 2), torch.cat([timesteps] * 2), context).chunk(2)
+        both = self._untold.of(pictures) + told
+        uncond, cond = self._predict(torch.cat([samples] * 2), torch.cat([timesteps] * 2), both).chunk(2)
         return uncond + self.guidance_scale * (cond - uncond)
 
     @property
@@ -162,38 +156,28 @@ class Prompted:
 
     @torch.no_grad()
     def output(self, latents: Tensor, stats: Stats) -> Any:
-        """The pipeline's own output: `.images`, `.nsfw_content_detected`, and `.stats` beside them.
+        """The pipeline's own output: `.images`, and `.stats` beside them.
 
         Args:
             latents: [B, C, H, W] of the pictures.
             stats: of the sampler.
         """
-        from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
-
-        pipe, flagged, pictures = self.pipe, None, latents
-        if self._output_type != "latent":
-            decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
-            decoded, flagged = pipe.run_safety_checker(decoded, self._device, latents.dtype)
-            shown = [True] * len(latents) if flagged is None else [not flag for flag in flagged]
-            pictures = pipe.image_processor.postprocess(
-                decoded, output_type=self._output_type, do_denormalize=shown
-            )
-        output = StableDiffusionPipelineOutput(images=pictures, nsfw_content_detected=flagged)
+        output = self._kind.show(self.pipe, latents, self._output_type)
         output.stats = stats
         return output
 
-    def _predict(self, samples: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def _predict(self, samples: Tensor, timesteps: Tensor, told: Told) -> Tensor:
         found: Tensor = self.pipe.unet(
-            samples, timesteps, encoder_hidden_states=context, timestep_cond=self._timestep_cond(len(samples)),
-            return_dict=False,
+            samples, timesteps, encoder_hidden_states=told.text, timestep_cond=self._timestep_cond(samples),
+            added_cond_kwargs=told.added or None, return_dict=False,
         )[0]  # fmt: skip
         return found
 
-    def _timestep_cond(self, count: int) -> Tensor | None:
+    def _timestep_cond(self, samples: Tensor) -> Tensor | None:
         """What a U-Net that was distilled together with its guidance is told of the scale."""
         width = self.pipe.unet.config.time_cond_proj_dim
         if width is None:
             return None
-        scale = torch.tensor(self.guidance_scale - 1).repeat(count)
+        scale = torch.tensor(self.guidance_scale - 1).repeat(len(samples))
         found: Tensor = self.pipe.get_guidance_scale_embedding(scale, embedding_dim=width)
-        return found.to(self._device, self._told.dtype)
+        return found.to(samples)

@@ -99,7 +99,8 @@ def randomized_midpoint(
     The grid is even in the model's timesteps.
 
     Args:
-        pipe: a `StableDiffusionPipeline`, for its network and its levels of noise; its scheduler's steps are not used.
+        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, for its network and its levels of noise; its
+            scheduler's steps are not used.
         prompt, negative_prompt, height, width, guidance_scale, num_images_per_prompt, generator, latents, output_type:
             as the pipeline has them.
         num_inference_steps: steps, each with its midpoints; 24 sequential ones ask for 48 predictions.

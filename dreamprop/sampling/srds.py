@@ -46,7 +46,8 @@ def srds(
     """Pictures by a pipeline's own deterministic scheduler, with all blocks of its steps under way at the same time.
 
     Args:
-        pipe: a `StableDiffusionPipeline` with a scheduler that adds no noise; it is left as it is.
+        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, with a scheduler that adds no noise; it is
+            left as it is.
         prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt, generator,
             latents, output_type: as the pipeline has them.
         blocks: of the steps; about the root of their number by default.

@@ -22,6 +22,7 @@ from dreamprop.runs.sampling.methods import METHODS, Method
 from dreamprop.sampling import paradigms
 from tests.cli.runs import Refused, contents, summary
 from tests.cli.samples import CONFIG, IMAGES, PROMPT, STEPS, Sample
+from tests.sampling.pipes import xl_pipeline
 
 FOLDER = Path("outputs/sample/a_red_torus")
 
@@ -230,3 +231,10 @@ def test_the_judge_is_asked_what_the_shipped_model_drew() -> None:
     assert main([*CONFIG, "--sample", "system.prompt_processor.prompt=a red mug", *few]) == 0
     judge = summary(Path("outputs/sample/a_red_mug"))["judge"]
     assert judge["views"] == 2 == len(judge["labels"]) and judge["correct"] <= 2
+
+
+def test_a_model_of_stable_diffusion_xl(sample: Sample, tmp_path: Path) -> None:
+    xl_pipeline(tmp_path / "small").save_pretrained(tmp_path / "xl")
+    model = f"system.guidance.pretrained_model_name_or_path={tmp_path / 'xl'}"
+    assert sample("--sample", model, "parallel.window=3", "device=cpu") == 0
+    assert summary(FOLDER)["rounds"] <= STEPS and len(pictures(FOLDER)) == IMAGES

@@ -47,6 +47,28 @@ def pipeline(folder: Path) -> Any:
     return pipe
 
 
+def xl_pipeline(folder: Path) -> Any:
+    """The same with the parts of Stable Diffusion XL: two text encoders, and a U-Net that hears of sizes."""
+    from transformers import CLIPTextModelWithProjection
+
+    small = pipeline(folder)
+    config = small.text_encoder.config
+    config.projection_dim = 12
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        second = CLIPTextModelWithProjection(config)
+        unet = diffusers.UNet2DConditionModel.from_config(
+            {**small.unet.config, "cross_attention_dim": 32, "addition_embed_type": "text_time",
+             "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 6 * 8 + 12}
+        )  # fmt: skip
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=small.vae, unet=unet, scheduler=small.scheduler, text_encoder=small.text_encoder, text_encoder_2=second,
+        tokenizer=small.tokenizer, tokenizer_2=small.tokenizer, add_watermarker=False,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def seeded(seed: int = 3) -> torch.Generator:
     """A generator as a user of the pipeline makes it."""
     return torch.Generator().manual_seed(seed)

@@ -16,12 +16,12 @@ import dreamprop as dp
 from dreamprop.prior import MODELS
 from dreamprop.rng import generator, key
 from dreamprop.runs.artifacts.quality import psnr_db
-from dreamprop.sampling import Denoising, PureScheduler, paradigms
+from dreamprop.sampling import Denoising, PureScheduler, paradigms, srds
 from dreamprop.sampling.paradigms import Displacements
 from dreamprop.sampling.pipeline import Prompted
 from dreamprop.state import equal
 
-from .pipes import NOISY, SCHEDULERS, network, pipeline, scheduler, seeded
+from .pipes import NOISY, SCHEDULERS, network, pipeline, scheduler, seeded, xl_pipeline
 
 PROMPTS = ["a red torus", "a cube"]
 
@@ -48,6 +48,29 @@ def test_a_window_of_one_is_the_pipelines_own_sampler(name: str, pipe: Any) -> N
     assert torch.equal(plain.images, expected)
     exact = paradigms(pipe, PROMPTS, generator=seeded(), window=4, tolerance=0, **told)
     assert torch.equal(exact.images, expected) and exact.stats.num_drifts > plain.stats.num_drifts
+
+
+def test_stable_diffusion_xl(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With guidance and without it, one picture and several, and the pictures themselves."""
+    xl = xl_pipeline(tmp_path_factory.mktemp("xl"))
+    for name in ("DDIMScheduler", "EulerDiscreteScheduler"):
+        xl.scheduler = scheduler(name)
+        for scale, output_type in ((5.0, "latent"), (1.0, "latent"), (5.0, "np")):
+            told = {
+                "num_inference_steps": 5, "output_type": output_type, "guidance_scale": scale,
+                "num_images_per_prompt": 2, "negative_prompt": ["a torus", "a"], "height": 32, "width": 16,
+            }  # fmt: skip
+            expected = xl(PROMPTS, generator=seeded(), **told)
+            found = paradigms(xl, PROMPTS, generator=seeded(), window=1, **told)
+            assert type(found) is type(expected) and len(found.images) == 4
+            assert np.array_equal(np.asarray(found.images), np.asarray(expected.images))
+        exact = srds(
+            xl, "a cube", generator=seeded(), num_inference_steps=5, tolerance=0, output_type="latent"
+        )
+        plain = xl(
+            "a cube", generator=seeded(), num_inference_steps=5, guidance_scale=7.5, output_type="latent"
+        )
+        assert torch.equal(exact.images, plain.images)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -259,7 +282,7 @@ def test_bad_arguments_are_told_in_a_line(arguments: dict[str, Any], line: str, 
 
 def test_another_kind_of_pipeline_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"pipe must be a StableDiffusionPipeline, got object; give Denoising"
+        ValueError, match=r"pipe must be a StableDiffusionPipeline or .*, got object; give Denoising"
     ):
         paradigms(object(), "a cube")
 

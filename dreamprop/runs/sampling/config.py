@@ -32,7 +32,7 @@ class SamplingGuidanceConfig:
 
     pretrained_model_name_or_path: str = "embedded-sd"
     """`embedded-sd` (the shipped model, pictures of 64 pixels), a folder in diffusers' layout, or a name on the hub: a
-    `StableDiffusionPipeline`."""
+    `StableDiffusionPipeline` or a `StableDiffusionXLPipeline`."""
     guidance_scale: float = 7.5
     """Of classifier-free guidance; up to 1 there is none."""
     half_precision_weights: bool = False
