@@ -61,7 +61,7 @@ WAYS: dict[str, dict[str, Way]] = {
     "dpm-solver++-25": {"paradigms, window 8": lambda *a, **k: paradigms(*a, window=8, **k)},
     "ddpm-100": {"paradigms, window 16": lambda *a, **k: paradigms(*a, window=16, **k)},
     "ddpm-1000": {
-        "paradigms, window 48, tolerance 0.4": lambda *a, **k: paradigms(*a, window=48, tolerance=0.4, **k),
+        "paradigms, window 46, tolerance 1": lambda *a, **k: paradigms(*a, window=46, tolerance=1.0, **k),
     },
 }
 """Ways to sample, by schedule."""
