@@ -93,3 +93,12 @@ def to_epsilon(prediction: Tensor, noisy: Tensor, alphas_cumprod: Tensor, kind: 
     if kind == "v_prediction":
         return alphas_cumprod.sqrt() * prediction + (1 - alphas_cumprod).sqrt() * noisy
     return (noisy - alphas_cumprod.sqrt() * prediction) / (1 - alphas_cumprod).sqrt()
+
+
+def from_epsilon(noise: Tensor, noisy: Tensor, alphas_cumprod: Tensor, kind: str) -> Tensor:
+    """The prediction that amounts to this noise: what `to_epsilon` undoes; arguments as there."""
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return (noise - (1 - alphas_cumprod).sqrt() * noisy) / alphas_cumprod.sqrt()
+    return (noisy - (1 - alphas_cumprod).sqrt() * noise) / alphas_cumprod.sqrt()

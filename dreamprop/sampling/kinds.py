@@ -15,7 +15,7 @@ Texts = str | list[str]
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class Conditioning:
     """What the U-Net is told of each picture."""
 
     text: Tensor
@@ -23,43 +23,46 @@ class Told:
     added: dict[str, Tensor] = field(default_factory=dict)
     """[B, ...] what else, by the names that the U-Net has for it."""
 
-    def of(self, pictures: Tensor) -> Told:
+    def select(self, pictures: Tensor) -> Conditioning:
         """The same of pictures [N] int64, which may be named several times."""
-        return Told(self.text[pictures], {name: value[pictures] for name, value in self.added.items()})
+        return Conditioning(
+            self.text[pictures], {name: value[pictures] for name, value in self.added.items()}
+        )
 
-    def __add__(self, other: Told) -> Told:
+    def __add__(self, other: Conditioning) -> Conditioning:
         """These pictures, then the others."""
         added = {name: torch.cat([value, other.added[name]]) for name, value in self.added.items()}
-        return Told(torch.cat([self.text, other.text]), added)
+        return Conditioning(torch.cat([self.text, other.text]), added)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Pictures that a pipeline is asked for."""
+
+    prompt: Texts
+    """Of each picture, or of all."""
+    negative_prompt: Texts | None
+    """What guidance leads away from."""
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    count: int
+    """Pictures of each prompt."""
+    guided: bool
+    """Whether there is guidance."""
 
 
 class Kind(Protocol):
     """A kind of pipeline."""
 
-    def tell(
-        self,
-        pipe: Any,
-        prompt: Texts,
-        negative: Texts | None,
-        size: tuple[int, int],
-        count: int,
-        guided: bool,
-    ) -> tuple[Told, Told]:
+    def encode(self, pipe: Any, asked: Request) -> tuple[Conditioning, Conditioning]:
         """What the U-Net is told with the prompts and without them, which is the same where there is no guidance.
-
-        Args:
-            pipe: the pipeline.
-            prompt, negative: of each picture, or of all.
-            size: height and width in pixels.
-            count: pictures of each prompt.
-            guided: whether there is guidance.
 
         Raises:
             ValueError: the pipeline refuses a prompt or the size.
         """
         ...
 
-    def show(self, pipe: Any, latents: Tensor, output_type: str) -> Any:
+    def decode(self, pipe: Any, latents: Tensor, output_type: str) -> Any:
         """The pipeline's own output: pictures of latents [B, C, H, W], or for `latent` these."""
         ...
 
@@ -67,23 +70,19 @@ class Kind(Protocol):
 class StableDiffusion:
     """`StableDiffusionPipeline`, of versions 1 and 2."""
 
-    def tell(
-        self,
-        pipe: Any,
-        prompt: Texts,
-        negative: Texts | None,
-        size: tuple[int, int],
-        count: int,
-        guided: bool,
-    ) -> tuple[Told, Told]:
+    def encode(self, pipe: Any, asked: Request) -> tuple[Conditioning, Conditioning]:
         """Text alone."""
-        pipe.check_inputs(prompt, *size, None, negative)
-        told, untold = pipe.encode_prompt(
-            prompt, pipe._execution_device, count, guided, negative_prompt=negative
+        pipe.check_inputs(asked.prompt, *asked.size, None, asked.negative_prompt)
+        text, negative = pipe.encode_prompt(
+            asked.prompt,
+            pipe._execution_device,
+            asked.count,
+            asked.guided,
+            negative_prompt=asked.negative_prompt,
         )
-        return Told(told), Told(untold if guided else told)
+        return Conditioning(text), Conditioning(negative if asked.guided else text)
 
-    def show(self, pipe: Any, latents: Tensor, output_type: str) -> Any:
+    def decode(self, pipe: Any, latents: Tensor, output_type: str) -> Any:
         """Decoded, and looked at by the safety checker, if the pipeline has one."""
         from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
@@ -99,31 +98,25 @@ class StableDiffusion:
 class StableDiffusionXL:
     """`StableDiffusionXLPipeline` (arXiv:2307.01952), whose U-Net hears of the size of pictures as well."""
 
-    def tell(
-        self,
-        pipe: Any,
-        prompt: Texts,
-        negative: Texts | None,
-        size: tuple[int, int],
-        count: int,
-        guided: bool,
-    ) -> tuple[Told, Told]:
+    def encode(self, pipe: Any, asked: Request) -> tuple[Conditioning, Conditioning]:
         """Text, the pooled text of the second encoder, and the size: original, without a cut, and as wanted."""
-        pipe.check_inputs(prompt, None, *size, None, negative)
-        told, untold, pooled, unpooled = pipe.encode_prompt(
-            prompt, device=pipe._execution_device, num_images_per_prompt=count, do_classifier_free_guidance=guided,
-            negative_prompt=negative,
+        pipe.check_inputs(asked.prompt, None, *asked.size, None, asked.negative_prompt)
+        text, negative, pooled, negative_pooled = pipe.encode_prompt(
+            asked.prompt, device=pipe._execution_device, num_images_per_prompt=asked.count,
+            do_classifier_free_guidance=asked.guided, negative_prompt=asked.negative_prompt,
         )  # fmt: skip
         encoder = pipe.text_encoder_2
         width = pooled.shape[-1] if encoder is None else encoder.config.projection_dim
-        ids = pipe._get_add_time_ids(size, (0, 0), size, told.dtype, text_encoder_projection_dim=int(width))
-        ids = ids.to(told.device).repeat(len(told), 1)
-        with_prompt = Told(told, {"text_embeds": pooled, "time_ids": ids})
-        if not guided:
-            return with_prompt, with_prompt
-        return with_prompt, Told(untold, {"text_embeds": unpooled, "time_ids": ids})
+        ids = pipe._get_add_time_ids(
+            asked.size, (0, 0), asked.size, text.dtype, text_encoder_projection_dim=int(width)
+        )
+        ids = ids.to(text.device).repeat(len(text), 1)
+        prompted = Conditioning(text, {"text_embeds": pooled, "time_ids": ids})
+        if not asked.guided:
+            return prompted, prompted
+        return prompted, Conditioning(negative, {"text_embeds": negative_pooled, "time_ids": ids})
 
-    def show(self, pipe: Any, latents: Tensor, output_type: str) -> Any:
+    def decode(self, pipe: Any, latents: Tensor, output_type: str) -> Any:
         """Decoded in single precision where half overflows, and marked, if the pipeline does that."""
         from diffusers.pipelines.stable_diffusion_xl import StableDiffusionXLPipelineOutput
 

@@ -92,11 +92,6 @@ def gaussian_kl(mean: Tensor, variance: Tensor, target_mean: Tensor, target_vari
     return 0.5 * (ratio - 1 - ratio.log() + (mean - target_mean).square() / target_variance)
 
 
-def gaussian_w2(mean: Tensor, variance: Tensor, target_mean: Tensor, target_variance: Tensor) -> Tensor:
-    """Squared 2-Wasserstein distance of two Gaussians by independent coordinate."""
-    return (mean - target_mean).square() + (variance.sqrt() - target_variance.sqrt()).square()
-
-
 def sliced_w2(a: Tensor, b: Tensor, directions: int, generator: torch.Generator) -> Tensor:
     """Sliced 2-Wasserstein distance of two samples [n, d]: the root mean square, over random directions, of the
     distance of what is seen along one."""

@@ -16,13 +16,13 @@ does `dreamprop.solve` with the chain `Denoising`. `Displacements` is the publis
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from dreamprop.evaluate import Evaluator
-from dreamprop.sampling.pipeline import Prompted
+from dreamprop.sampling.pipeline import PipelineArguments, Prompted
 from dreamprop.sampling.process import Denoiser, Denoising
 from dreamprop.sampling.scheduler import PureScheduler
 from dreamprop.solver.picard import solve
@@ -77,29 +77,21 @@ def paradigms(
     pipe: Any,
     prompt: str | Sequence[str],
     *,
-    negative_prompt: str | Sequence[str] | None = None,
-    height: int | None = None,
-    width: int | None = None,
     num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
-    num_images_per_prompt: int = 1,
     eta: float = 0.0,
-    generator: torch.Generator | list[torch.Generator] | None = None,
-    latents: Tensor | None = None,
-    output_type: str = "pil",
     window: int | str = "auto",
     tolerance: float = TOLERANCE,
     predictor: str | None = None,
     evaluator: Evaluator | str | None = None,
     callback: Callable[[Round], None] | None = None,
+    **asked: Unpack[PipelineArguments],
 ) -> Any:
     """Pictures by a pipeline's own scheduler, with the predictions of a window of steps made at the same time.
 
     Args:
         pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, with any scheduler that steps by what it
             is given; it is left as it is.
-        prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt, eta,
-            generator, latents, output_type: as the pipeline has them. Noise that the scheduler adds is keyed by picture
+        prompt, num_inference_steps, eta: as the pipeline has them. Noise that the scheduler adds is keyed by picture
             and step.
         window: steps that are predicted together; 1 is the pipeline's own sampler, bit for bit where the scheduler is
             deterministic; ``auto``: the quickest by the clock.
@@ -109,6 +101,8 @@ def paradigms(
             ``restart`` where steps add no noise, else ``anderson``.
         evaluator: as for `dreamprop.solve`: ``serial``, ``batched``, ``distributed`` or a value.
         callback: called after every round.
+        asked: the pipeline's other arguments as `Prompted` has them: negative_prompt, height, width, guidance_scale,
+            num_images_per_prompt, generator, latents, output_type.
 
     Returns:
         The pipeline's own output, with ``.images``, and the solver's ``.stats`` beside them.
@@ -116,16 +110,12 @@ def paradigms(
     Raises:
         ValueError: an argument is out of range; one line with value, rule and remedy.
     """
-    asked = Prompted(
-        pipe, prompt, negative_prompt=negative_prompt, height=height, width=width, guidance_scale=guidance_scale,
-        num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents,
-        output_type=output_type,
-    )  # fmt: skip
-    process = Denoising.of(asked, num_inference_steps, eta)
+    pictures = Prompted(pipe, prompt, **asked)
+    process = Denoising.of(pictures, num_inference_steps, eta)
     if predictor is None:
         predictor = "anderson" if process.scheduler.stochastic else "restart"
     solution = solve(
         process, process.num_steps, window, tolerance, predictor=predictor, evaluator=evaluator, audit=0.0,
         callback=callback,
     )  # fmt: skip
-    return asked.output(process.samples(solution.state), solution.stats)
+    return pictures.output(process.samples(solution.state), solution.stats)

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from dreamprop.evaluate import Evaluator
@@ -24,7 +23,7 @@ from dreamprop.sampling.linear_sde import POSITION
 from dreamprop.sampling.ornstein_uhlenbeck import ReverseOU, eta_of
 from dreamprop.sampling.picard_blocks import Block, solve_blocks
 from dreamprop.sampling.picture_score import PictureScore
-from dreamprop.sampling.pipeline import Prompted
+from dreamprop.sampling.pipeline import PipelineArguments, Prompted
 from dreamprop.sampling.score_chain import Score, ScoreChain, Step
 from dreamprop.solver.solution import Round
 
@@ -103,14 +102,6 @@ def piadm(
     pipe: Any,
     prompt: str | Sequence[str],
     *,
-    negative_prompt: str | Sequence[str] | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    guidance_scale: float = 7.5,
-    num_images_per_prompt: int = 1,
-    generator: torch.Generator | list[torch.Generator] | None = None,
-    latents: Tensor | None = None,
-    output_type: str = "pil",
     form: str = "ode",
     blocks: int = 8,
     points: int = 6,
@@ -119,6 +110,7 @@ def piadm(
     hold: str = "noise",
     evaluator: Evaluator | str | None = None,
     callback: Callable[[Round], None] | None = None,
+    **asked: Unpack[PipelineArguments],
 ) -> Any:
     """Pictures by PIADM: blocks times sweeps rounds of the network, for blocks times points steps.
 
@@ -127,8 +119,7 @@ def piadm(
     Args:
         pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, for its network and its levels of noise; its
             scheduler's steps are not used.
-        prompt, negative_prompt, height, width, guidance_scale, num_images_per_prompt, generator, latents, output_type:
-            as the pipeline has them.
+        prompt: as the pipeline has it.
         form: ``ode`` or ``sde``.
         blocks: solved one after another.
         points: steps of a block.
@@ -139,6 +130,8 @@ def piadm(
             which needs finer steps near the data.
         evaluator: as for `dreamprop.solve`: ``serial``, ``batched``, ``distributed`` or a value.
         callback: called after every round.
+        asked: the pipeline's other arguments as `Prompted` has them: negative_prompt, height, width, guidance_scale,
+            num_images_per_prompt, generator, latents, output_type.
 
     Returns:
         The pipeline's own output, with ``.images``, and the solver's ``.stats`` beside them.
@@ -146,22 +139,19 @@ def piadm(
     Raises:
         ValueError: an argument is out of range; one line with value, rule and remedy.
     """
-    asked = Prompted(
-        pipe, prompt, negative_prompt=negative_prompt, height=height, width=width, guidance_scale=guidance_scale,
-        num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents, output_type=output_type,
-    )  # fmt: skip
-    score = PictureScore(asked, len(asked.latents))
+    pictures = Prompted(pipe, prompt, **asked)
+    score = PictureScore(pictures, len(pictures.latents))
     grid = score.times(blocks, points)
     num_sweeps = {"sde": 4}.get(form, 3) if sweeps is None else sweeps
     chain, cut = reverse_chain(
         score,
-        asked.latents,
+        pictures.latents,
         grid,
         form=form,
         sweeps=num_sweeps,
         corrector=corrector,
         hold=hold,
-        seed=asked.seed,
+        seed=pictures.seed,
     )
     solution = solve_blocks(chain, cut, evaluator=evaluator, callback=callback)
-    return asked.output(solution.state.params[POSITION], solution.stats)
+    return pictures.output(solution.state.params[POSITION], solution.stats)

@@ -7,17 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from dreamprop.guidance.denoiser import to_epsilon
-from dreamprop.sampling.kinds import Told, kind_of
+from dreamprop.sampling.kinds import Conditioning, Request, kind_of
 from dreamprop.solver.solution import Stats
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 """What pictures come out as."""
+
+
+class PipelineArguments(TypedDict, total=False):
+    """What a sampler takes as the pipeline has it, and hands to `Prompted`, which says what each is."""
+
+    negative_prompt: str | Sequence[str] | None
+    height: int | None
+    width: int | None
+    guidance_scale: float
+    num_images_per_prompt: int
+    generator: torch.Generator | list[torch.Generator] | None
+    latents: Tensor | None
+    output_type: str
 
 
 class Prompted:
@@ -86,10 +99,9 @@ class Prompted:
         self._device = pipe._execution_device
         self.guided = guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None
         """Whether the U-Net is asked with and without the prompt."""
-        self._told, self._untold = self._kind.tell(
-            pipe, prompts, negative, (height, width), num_images_per_prompt, self.guided
-        )
-        text, shrink = self._told.text, pipe.vae_scale_factor
+        request = Request(prompts, negative, (height, width), num_images_per_prompt, self.guided)
+        self._prompted, self._negative = self._kind.encode(pipe, request)
+        text, shrink = self._prompted.text, pipe.vae_scale_factor
         shape = (len(text), pipe.unet.config.in_channels, height // shrink, width // shrink)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=self._device, dtype=text.dtype)
@@ -118,10 +130,10 @@ class Prompted:
             timesteps: [N]
             pictures: [N] int64, which picture each is of.
         """
-        told = self._told.of(pictures)
+        prompted = self._prompted.select(pictures)
         if not self.guided:
-            return self._predict(samples, timesteps, told)
-        both = self._untold.of(pictures) + told
+            return self._predict(samples, timesteps, prompted)
+        both = self._negative.select(pictures) + prompted
         uncond, cond = self._predict(torch.cat([samples] * 2), torch.cat([timesteps] * 2), both).chunk(2)
         return uncond + self.guidance_scale * (cond - uncond)
 
@@ -162,14 +174,14 @@ class Prompted:
             latents: [B, C, H, W] of the pictures.
             stats: of the sampler.
         """
-        output = self._kind.show(self.pipe, latents, self._output_type)
+        output = self._kind.decode(self.pipe, latents, self._output_type)
         output.stats = stats
         return output
 
-    def _predict(self, samples: Tensor, timesteps: Tensor, told: Told) -> Tensor:
+    def _predict(self, samples: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         found: Tensor = self.pipe.unet(
-            samples, timesteps, encoder_hidden_states=told.text, timestep_cond=self._timestep_cond(samples),
-            added_cond_kwargs=told.added or None, return_dict=False,
+            samples, timesteps, encoder_hidden_states=conditioning.text, timestep_cond=self._timestep_cond(samples),
+            added_cond_kwargs=conditioning.added or None, return_dict=False,
         )[0]  # fmt: skip
         return found
 

@@ -14,7 +14,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from dreamprop.guidance.denoiser import to_epsilon
+from dreamprop.guidance.denoiser import from_epsilon, to_epsilon
 from dreamprop.process import Group, Process
 from dreamprop.rng import generator, key
 from dreamprop.sampling.pipeline import Prompted
@@ -132,7 +132,7 @@ class Denoising(Process):
             found = now.transition(self.samples(state), noise, state.step, step)
             return self._state(found, {PREDICTION: prediction}, step)
         while state.step < step:
-            state = self._step(state, _from_epsilon(noise, *self._noisy(state), now.prediction_type))
+            state = self._step(state, from_epsilon(noise, *self._noisy(state), now.prediction_type))
         return state
 
     def correct(self, fine: State, coarse: State, old: State) -> State:
@@ -159,18 +159,3 @@ class Denoising(Process):
 
     def _state(self, samples: Tensor, moments: dict[str, Tensor], step: int) -> State:
         return State(dict(zip(self.names, samples.unbind(), strict=True)), moments, {}, step)
-
-
-def _from_epsilon(noise: Tensor, noisy: Tensor, level: Tensor, kind: str) -> Tensor:
-    """The prediction that amounts to this noise: what `to_epsilon` undoes.
-
-    Args:
-        noise, noisy: [B, C, H, W]
-        level: [1, 1, 1, 1] abar.
-        kind: `epsilon`, `v_prediction` or `sample`.
-    """
-    if kind == "epsilon":
-        return noise
-    if kind == "v_prediction":
-        return (noise - (1 - level).sqrt() * noisy) / level.sqrt()
-    return (noisy - (1 - level).sqrt() * noise) / level.sqrt()

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from dreamprop.evaluate import Evaluator
@@ -23,7 +22,7 @@ from dreamprop.sampling.midpoint_step import randomized_midpoint_step
 from dreamprop.sampling.ornstein_uhlenbeck import ReverseOU, eta_of
 from dreamprop.sampling.picard_blocks import Block, solve_blocks
 from dreamprop.sampling.picture_score import PictureScore
-from dreamprop.sampling.pipeline import Prompted
+from dreamprop.sampling.pipeline import PipelineArguments, Prompted
 from dreamprop.sampling.score_chain import Score, ScoreChain, Step
 from dreamprop.solver.solution import Round
 
@@ -78,14 +77,6 @@ def randomized_midpoint(
     prompt: str | Sequence[str],
     *,
     num_inference_steps: int = 24,
-    negative_prompt: str | Sequence[str] | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    guidance_scale: float = 7.5,
-    num_images_per_prompt: int = 1,
-    generator: torch.Generator | list[torch.Generator] | None = None,
-    latents: Tensor | None = None,
-    output_type: str = "pil",
     form: str = "ode",
     midpoints: int = 1,
     sweeps: int = 0,
@@ -93,6 +84,7 @@ def randomized_midpoint(
     blocks: int = 1,
     evaluator: Evaluator | str | None = None,
     callback: Callable[[Round], None] | None = None,
+    **asked: Unpack[PipelineArguments],
 ) -> Any:
     """Pictures by randomised midpoints: sweeps + 2 rounds of the network a step.
 
@@ -101,8 +93,7 @@ def randomized_midpoint(
     Args:
         pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, for its network and its levels of noise; its
             scheduler's steps are not used.
-        prompt, negative_prompt, height, width, guidance_scale, num_images_per_prompt, generator, latents, output_type:
-            as the pipeline has them.
+        prompt: as the pipeline has it.
         num_inference_steps: steps, each with its midpoints; 24 sequential ones ask for 48 predictions.
         form: ``ode``, as published, or ``sde``.
         midpoints: of a step, predicted at the same time.
@@ -111,6 +102,8 @@ def randomized_midpoint(
         blocks: parts of the steps, behind each of which the corrector acts.
         evaluator: as for `dreamprop.solve`: ``serial``, ``batched``, ``distributed`` or a value.
         callback: called after every round.
+        asked: the pipeline's other arguments as `Prompted` has them: negative_prompt, height, width, guidance_scale,
+            num_images_per_prompt, generator, latents, output_type.
 
     Returns:
         The pipeline's own output, with ``.images``, and the solver's ``.stats`` beside them.
@@ -122,15 +115,12 @@ def randomized_midpoint(
         raise ValueError(
             f"blocks must divide num_inference_steps {num_inference_steps}, got {blocks}; use 1 without a corrector"
         )
-    asked = Prompted(
-        pipe, prompt, negative_prompt=negative_prompt, height=height, width=width, guidance_scale=guidance_scale,
-        num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents, output_type=output_type,
-    )  # fmt: skip
-    score = PictureScore(asked, len(asked.latents))
+    pictures = Prompted(pipe, prompt, **asked)
+    score = PictureScore(pictures, len(pictures.latents))
     grid = score.times(blocks, num_inference_steps // blocks)
     chain, cut = midpoint_chain(
-        score, asked.latents, grid, form=form, midpoints=midpoints, sweeps=sweeps, corrector=corrector,
-        seed=asked.seed,
+        score, pictures.latents, grid, form=form, midpoints=midpoints, sweeps=sweeps, corrector=corrector,
+        seed=pictures.seed,
     )  # fmt: skip
     solution = solve_blocks(chain, cut, evaluator=evaluator, callback=callback)
-    return asked.output(solution.state.params[POSITION], solution.stats)
+    return pictures.output(solution.state.params[POSITION], solution.stats)

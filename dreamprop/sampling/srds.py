@@ -8,14 +8,11 @@ that of all steps, which it reaches after as many sweeps as blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import Any, Unpack
 
 from dreamprop.evaluate import Evaluator
 from dreamprop.sampling.parareal import parareal
-from dreamprop.sampling.pipeline import Prompted
+from dreamprop.sampling.pipeline import PipelineArguments, Prompted
 from dreamprop.sampling.process import Denoising
 from dreamprop.solver.solution import Round
 
@@ -28,34 +25,28 @@ def srds(
     pipe: Any,
     prompt: str | Sequence[str],
     *,
-    negative_prompt: str | Sequence[str] | None = None,
-    height: int | None = None,
-    width: int | None = None,
     num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
-    num_images_per_prompt: int = 1,
-    generator: torch.Generator | list[torch.Generator] | None = None,
-    latents: Tensor | None = None,
-    output_type: str = "pil",
     blocks: int | None = None,
     tolerance: float = TOLERANCE,
     max_sweeps: int | None = None,
     evaluator: Evaluator | str | None = None,
     callback: Callable[[Round], None] | None = None,
+    **asked: Unpack[PipelineArguments],
 ) -> Any:
     """Pictures by a pipeline's own deterministic scheduler, with all blocks of its steps under way at the same time.
 
     Args:
         pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, with a scheduler that adds no noise; it is
             left as it is.
-        prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt, generator,
-            latents, output_type: as the pipeline has them.
+        prompt, num_inference_steps: as the pipeline has them.
         blocks: of the steps; about the root of their number by default.
         tolerance: the first sweep whose latents differ from those of the sweep before by less, in the mean absolute
             difference of a picture, is the last; the worst picture counts. 0: the sampler's own picture, bit for bit.
         max_sweeps: where to stop in any case; as many as blocks by default.
         evaluator: as for `dreamprop.solve`: ``serial``, ``batched``, ``distributed`` or a value.
         callback: called after every round.
+        asked: the pipeline's other arguments as `Prompted` has them: negative_prompt, height, width, guidance_scale,
+            num_images_per_prompt, generator, latents, output_type.
 
     Returns:
         The pipeline's own output, with ``.images``, and the solver's ``.stats`` beside them.
@@ -63,12 +54,8 @@ def srds(
     Raises:
         ValueError: an argument is out of range; one line with value, rule and remedy.
     """
-    asked = Prompted(
-        pipe, prompt, negative_prompt=negative_prompt, height=height, width=width, guidance_scale=guidance_scale,
-        num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents,
-        output_type=output_type,
-    )  # fmt: skip
-    process = Denoising.of(asked, num_inference_steps)
+    pictures = Prompted(pipe, prompt, **asked)
+    process = Denoising.of(pictures, num_inference_steps)
     if process.scheduler.stochastic:
         raise ValueError(
             f"scheduler must add no noise for srds, got {type(pipe.scheduler).__name__}; use DDIMScheduler, "
@@ -83,4 +70,4 @@ def srds(
         process, process.num_steps, blocks, tolerance=tolerance, max_sweeps=max_sweeps, evaluator=evaluator,
         callback=callback,
     )  # fmt: skip
-    return asked.output(process.samples(solution.state), solution.stats)
+    return pictures.output(process.samples(solution.state), solution.stats)

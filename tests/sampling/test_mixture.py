@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreamprop.rng import generator
-from dreamprop.sampling.mixture import GaussianMixture, gaussian_kl, gaussian_w2, sliced_w2
+from dreamprop.sampling.mixture import GaussianMixture, gaussian_kl, sliced_w2
 
 from .draws import seeded
 
@@ -48,7 +48,7 @@ def test_points_have_the_moments() -> None:
 
 def test_distances_of_gaussians() -> None:
     one, two = torch.tensor([0.3], dtype=torch.float64), torch.tensor([1.7], dtype=torch.float64)
-    assert gaussian_kl(one, two, one, two).item() == 0 == gaussian_w2(one, two, one, two).item()
+    assert gaussian_kl(one, two, one, two).item() == 0
     x = torch.linspace(-20, 20, 20001, dtype=torch.float64)
     p = torch.distributions.Normal(0.3, 1.7**0.5).log_prob(x)
     q = torch.distributions.Normal(-0.4, 0.6**0.5).log_prob(x)

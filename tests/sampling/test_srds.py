@@ -12,7 +12,7 @@ from torch import Tensor
 import dreamprop as dp
 from dreamprop.sampling import Denoising, PureScheduler, parareal, srds
 from dreamprop.sampling.parareal import differences, num_rounds
-from dreamprop.sampling.process import _from_epsilon
+from dreamprop.sampling.process import from_epsilon
 from dreamprop.state import clone, equal
 from tests.distributed.cases import denoising
 from tests.sampling.pipes import NOISY, SCHEDULERS, pipeline, scheduler, seeded
@@ -67,7 +67,7 @@ class Exact:
     def __call__(self, samples: Tensor, timesteps: Tensor, pictures: Tensor) -> Tensor:
         level = self.levels[timesteps.round().long()].view(-1, 1, 1, 1)
         noise = (1 - level).sqrt() * (samples - 0.5 * level.sqrt()) / (0.09 * level + 1 - level)
-        return _from_epsilon(noise, samples, level, self.kind)
+        return from_epsilon(noise, samples, level, self.kind)
 
 
 @pytest.mark.parametrize(

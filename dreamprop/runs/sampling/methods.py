@@ -14,9 +14,12 @@ from typing import Any
 
 from dreamprop.sampling.paradigms import paradigms
 from dreamprop.sampling.piadm import piadm
+from dreamprop.sampling.pipeline import Prompted
 from dreamprop.sampling.randomized_midpoint import randomized_midpoint
 from dreamprop.sampling.srds import srds
 
+ASKED = "asked"
+"""The keywords of a sampler that it hands on to `Prompted`."""
 STEP_BY_STEP = partial(paradigms, window=1)
 """The pipeline's scheduler, as it is."""
 
@@ -36,8 +39,9 @@ class Method:
 
 
 def taken(sampler: Callable[..., Any]) -> Mapping[str, Parameter]:
-    """The keywords that a sampler takes, by name."""
-    return signature(sampler).parameters
+    """The keywords that a sampler takes, by name: its own, and those of the pipeline that it hands on."""
+    own = signature(sampler).parameters
+    return {**signature(Prompted).parameters, **own} if ASKED in own else own
 
 
 @wraps(piadm)
