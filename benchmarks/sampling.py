@@ -5,11 +5,11 @@
     python benchmarks/sampling.py --threads 1 --predictors hold momentum restart anderson
     python benchmarks/sampling.py --ranks 2 --count 4 --out outputs/benchmarks/sampling-2.jsonl
 
-A schedule is a scheduler of diffusers and a number of steps. For every prompt its sequential picture is drawn twice,
-from two noises: the decibels between the two are the yardstick. Each way of sampling then begins from the first noise.
-The windows, tolerances and predictors of WAYS were chosen on the prompts of TUNED, which are left out; with
-`--predictors` these alone are drawn, by ParaDiGMS with each guess. With `--ranks 2` two processes share the windows, a
-thread each. Every prompt of a schedule that is done is kept in `--out`.
+A schedule is a scheduler of diffusers and a number of steps, or 48 steps of PIADM's own grid. For every prompt its
+sequential picture is drawn twice, from two noises: the decibels between the two are the yardstick. Each way of sampling
+then begins from the first noise. The windows, tolerances and predictors of WAYS were chosen on the prompts of TUNED,
+which are left out; with `--predictors` these alone are drawn, by ParaDiGMS with each guess. With `--ranks 2` two
+processes share the windows, a thread each. Every prompt of a schedule that is done is kept in `--out`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from torch import Tensor
 import dreamprop as dp
 from dreamprop.prior import MODELS, classifier
 from dreamprop.runs.artifacts.quality import psnr_db
-from dreamprop.sampling import Denoising, paradigms, srds
+from dreamprop.sampling import Denoising, paradigms, piadm, randomized_midpoint, srds
+from dreamprop.sampling.corrector import Corrector
 from dreamprop.sampling.paradigms import Displacements
 from dreamprop.sampling.pipeline import Prompted
 
@@ -44,27 +45,51 @@ SCHEDULES = {
     "dpm-solver++-25": ("DPMSolverMultistepScheduler", 25, 8),
     "ddpm-100": ("DDPMScheduler", 100, 16),
     "ddpm-1000": ("DDPMScheduler", 1000, 48),
+    "ode-48": (None, 48, 0),
+    "sde-48": (None, 48, 0),
 }
-"""Schedulers, their steps, and the window of `--predictors`."""
+"""Schedulers, their steps, and the window of `--predictors`; no scheduler: PIADM's grid."""
 Way = Callable[..., Any]
+
+
+def on_grid(sampler: Way, **own: Any) -> Way:
+    """A sampler that has a grid of its own, whatever a schedule's steps are."""
+    return lambda *a, num_inference_steps, **k: sampler(*a, **own, **k)
+
+
 WAYS: dict[str, dict[str, Way]] = {
     "ddim-50": {
-        "paradigms, window 8": lambda *a, **k: paradigms(*a, window=8, **k),
+        "paradigms, window 8": partial(paradigms, window=8),
         "published iteration, window 8": lambda *a, **k: published(*a, window=8, **k),
         "srds": srds,
     },
     "ddim-200": {
-        "paradigms, window 16": lambda *a, **k: paradigms(*a, window=16, **k),
-        "paradigms, window 32": lambda *a, **k: paradigms(*a, window=32, **k),
+        "paradigms, window 16": partial(paradigms, window=16),
+        "paradigms, window 32": partial(paradigms, window=32),
         "srds": srds,
     },
-    "dpm-solver++-25": {"paradigms, window 8": lambda *a, **k: paradigms(*a, window=8, **k)},
-    "ddpm-100": {"paradigms, window 16": lambda *a, **k: paradigms(*a, window=16, **k)},
+    "dpm-solver++-25": {"paradigms, window 8": partial(paradigms, window=8)},
+    "ddpm-100": {"paradigms, window 16": partial(paradigms, window=16)},
     "ddpm-1000": {
-        "paradigms, window 46, tolerance 1": lambda *a, **k: paradigms(*a, window=46, tolerance=1.0, **k),
+        "paradigms, window 46, tolerance 1": partial(paradigms, window=46, tolerance=1.0),
     },
+    "ode-48": {
+        "piadm, 8 blocks of 6, 3 sweeps": on_grid(piadm),
+        "piadm, 2 sweeps": on_grid(piadm, sweeps=2),
+        "piadm, 3 sweeps, corrected": on_grid(piadm, corrector=Corrector(num_steps=3, duration=0.3)),
+        "midpoints, 24 steps one after another": on_grid(randomized_midpoint),
+        "midpoints, 12 steps of 4, 1 sweep": on_grid(
+            randomized_midpoint, num_inference_steps=12, midpoints=4, sweeps=1
+        ),
+    },
+    "sde-48": {"piadm, 8 blocks of 6, 4 sweeps": on_grid(piadm, form="sde")},
 }
 """Ways to sample, by schedule."""
+STEP_BY_STEP = {
+    "ode-48": on_grid(piadm, blocks=48, points=1, sweeps=1),
+    "sde-48": on_grid(piadm, blocks=48, points=1, sweeps=1, form="sde"),
+}
+"""What the ways of a grid are held against: its steps one after another."""
 
 
 def guesses(schedule: str, predictors: list[str]) -> dict[str, Way]:
@@ -97,7 +122,10 @@ def sequential(pipe: Any, prompt: str, *, num_inference_steps: int, **arguments:
 def measure(pipe: Any, schedule: str, prompt: str, seed: int, ways: dict[str, Way]) -> dict[str, Any]:
     """A prompt by the sequential sampler and by every way."""
     name, steps, _ = SCHEDULES[schedule]
-    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    if name is not None:
+        made = getattr(diffusers, name)
+        pipe.scheduler = made.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    step_by_step = STEP_BY_STEP.get(schedule, sequential)
 
     def draw(way: Way, noise: int) -> tuple[Tensor, dict[str, Any]]:
         began = time.perf_counter()
@@ -113,8 +141,8 @@ def measure(pipe: Any, schedule: str, prompt: str, seed: int, ways: dict[str, Wa
         told = {"rounds": made.stats.num_rounds, "drifts": made.stats.num_drifts, "seconds": seconds}
         return made.images, told | {"named": sum(named) / len(named)}
 
-    plain, found = draw(sequential, seed)
-    other, _ = draw(sequential, seed + 1_000_000)
+    plain, found = draw(step_by_step, seed)
+    other, _ = draw(step_by_step, seed + 1_000_000)
     row: dict[str, Any] = {"sequential": found | {"other_noise_psnr_db": psnr_db(other, plain)}}
     for label, way in ways.items():
         images, found = draw(way, seed)
@@ -177,7 +205,8 @@ def main() -> None:
     pipe = StableDiffusionPipeline.from_pretrained(MODELS["embedded-sd"], dtype=torch.float32)
     drawn = TUNED[: given.count] if given.predictors else prompts(given.count)
     asked = [(i, prompt) for i, prompt in enumerate(drawn) if given.predictors or prompt not in TUNED]
-    for schedule in given.schedules:
+    wanted = [name for name in given.schedules if SCHEDULES[name][0] or not given.predictors]
+    for schedule in wanted:
         for seed, prompt in asked:
             key = {
                 "schedule": schedule,
