@@ -26,7 +26,7 @@ from dreamprop.solver.buffers import Units, trend
 from dreamprop.solver.controller import Controller, accept, make_controller, remembered
 from dreamprop.solver.nonfinite import ON_NONFINITE, pass_over
 from dreamprop.solver.norms import measure, nonfinite
-from dreamprop.solver.predict import PREDICTORS
+from dreamprop.solver.predict import PREDICTORS, hold
 from dreamprop.solver.rollout import rollout
 from dreamprop.solver.solution import Laps, Round, Solution, Stats, start
 from dreamprop.solver.timing import Timed
@@ -107,7 +107,7 @@ def solve(
     began = time.perf_counter()
     windows = as_windows(window)
     controller: Controller[Any] = make_controller(error_rule, tolerance, threshold, decay, aggregate)
-    guess = _named("predictor", predictor, PREDICTORS)
+    predict = _named("predictor", predictor, PREDICTORS)
     _named("on_nonfinite", on_nonfinite, ON_NONFINITE)
     units = Units(buffer_units)
     own = as_process(process)
@@ -116,11 +116,11 @@ def solve(
     chain, layout = evaluate.process, evaluate.layout
     limit = controller.init(first.threshold)
     carried, moving = [layout.shard(z) for z in first.states], first.trend
-    mix = _mixing(predictor, len(carried), layout)
+    mix = _mixing(len(carried), layout) if predict.mixes else None
     stop = _stop(stop, carried[0].step, num_steps)
     audited = Audit(0.0 if controller.exact else audit, evaluate.size)
-    # a copy is a worse guess than any state that was rolled out
-    forgetful = predictor != "hold" and own.predictive
+    # where guesses must be exact, and where fresh ones are copies, nothing beats what was rolled out
+    keeps = predict.keeps if own.predictive and not controller.exact else "all"
     look = partial(
         measure, exact=controller.exact, layout=layout, units=units, distance=chain.buffer_distance
     )
@@ -132,7 +132,7 @@ def solve(
         end = end_of(base.step, width, num_steps, chain.boundaries)
         size = end - base.step
         tail = controller.tail and end not in chain.boundaries
-        guesses = fill(carried, size + tail, partial(guess, chain), moving)
+        guesses = fill(carried, size + tail, partial(predict.guess, chain), moving)
         del carried
         lap("guess")
 
@@ -154,11 +154,11 @@ def solve(
             norms = look(guesses, rolled, named)
             stride, errors, limit = accept(controller, norms, named, limit)
             stride = min(stride, stop - base.step)
-            moving = trend([base, *rolled], moving) if predictor != "hold" else {}
+            moving = trend([base, *rolled], moving) if predict.guess is not hold else {}
             audited.note(rolled, drifts, stride)
-            kept = size
-            if forgetful and not controller.exact:
-                kept = stride if predictor == "restart" else remembered(controller, norms, named, stride)
+            kept = size if keeps == "all" else stride
+            if keeps == "good":
+                kept = remembered(controller, norms, named, stride)
             carried = advance(rolled, stride, kept)
             if mix is not None and not controller.exact:
                 carried = mix(carried, guesses, rolled, named)
@@ -203,14 +203,12 @@ def _stop(stop: int | None, step: int, num_steps: int) -> int:
     return num_steps if stop is None else stop
 
 
-def _mixing(predictor: str, known: int, layout: Layout) -> Anderson | None:
-    """What mixes the states of two rounds, if that was asked for.
+def _mixing(known: int, layout: Layout) -> Anderson:
+    """What mixes the states of two rounds.
 
     Raises:
         ValueError: it would have to remember the round that a window comes from, or see all of states that are cut.
     """
-    if predictor != "anderson":
-        return None
     if known > 1:
         raise ValueError("predictor anderson must begin from a state, got a window; use momentum")
     if layout is not REPLICATED:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from dreamprop.process import Process
 from dreamprop.state import State
@@ -22,15 +22,26 @@ def hold(process: Process, state: State) -> State:
     return replace(state, step=state.step + 1)
 
 
-PREDICTORS: dict[str, Callable[[Process, State], State]] = {
-    "momentum": momentum,
-    "hold": hold,
-    "restart": momentum,
-    "anderson": momentum,
-}
-"""Guesses by name. A round that accepts a part of its window leaves rolled-out states behind it; ``restart`` forgets
-them and guesses all of the next window anew, which is better where predictions are nearly right: without noise;
-``anderson`` mixes them with those of the round before."""
+@dataclass(frozen=True)
+class Predictor:
+    """How the states of a window are guessed that no drift has reached, and what becomes of those that one has."""
 
-RESUMABLE = tuple(name for name in PREDICTORS if name != "anderson")
+    guess: Callable[[Process, State], State] = momentum
+    """The next state after one."""
+    keeps: str = "good"
+    """Which of the states that were rolled out behind the accepted one are guesses of the next round: ``all``, the
+    ``good`` ones in front of the first that was far off, or ``none``. A copy is a worse guess than any of them."""
+    mixes: bool = False
+    """Whether they are mixed with those of the round before."""
+
+
+PREDICTORS = {
+    "momentum": Predictor(),
+    "hold": Predictor(hold, keeps="all"),
+    "restart": Predictor(keeps="none"),
+    "anderson": Predictor(mixes=True),
+}
+"""By name. ``restart`` is better than ``momentum`` where predictions are nearly right, without noise."""
+
+RESUMABLE = tuple(name for name, predictor in PREDICTORS.items() if not predictor.mixes)
 """Those with which a window is all that a run needs to go on: mixing remembers the round before."""
