@@ -44,6 +44,7 @@ from dreamprop.threestudio.compat import install
 from dreamprop.utils.atomic_io import replacing
 
 PROMPTS = ("a red torus", "a green mug", "a blue house")
+WINDOW = 8
 WAYS = {"sequential": (True, 0), "accelerated": (False, 0), "other noise": (True, 1)}
 """The runs of a config and a prompt: whether step by step, and what is added to the seed of the draws."""
 SIZE = 64
@@ -113,7 +114,7 @@ def settings_of(
         f"exp_root_dir={place.parent.parent}", f"name={place.parent.name}", f"tag={place.name}",
         f"system.prompt_processor.prompt={prompt}",
         *(f"system.{part}.pretrained_model_name_or_path=embedded" for part in ("prompt_processor", "guidance")),
-        *more,
+        f"parallel.window={WINDOW}", *more,
     ]  # fmt: skip
     read = loading.read(path, arguments)
     embedded.resolve(read.studio)
