@@ -2,24 +2,29 @@
 
     python benchmarks/auto.py
     python benchmarks/auto.py --ranks 2 --processes voxel hash
+    python benchmarks/auto.py --processes dreamfusion-sd --threestudio PATH
 
-Processes: DreamFusion on the voxel and the hash grid; a toy loss of an engineer's own, whose steps take half a
-millisecond; and drifts that sleep, for a device that is idle (a window takes as long as a step), one that is saturated
-(a window takes as long as its steps one by one), and one between. All ways are run in turns; seconds are medians over
-the turns, without audits, and ratios are of these medians.
+Processes: DreamFusion on the voxel and the hash grid; threestudio's own on the embedded weights, as `upstream.py` makes
+it small; a toy loss of an engineer's own, whose steps take half a millisecond; and drifts that sleep, for a device that
+is idle (a window takes as long as a step), one that is saturated (a window takes as long as its steps one by one), and
+one between. All ways are run in turns; seconds are medians over the turns, without audits, and ratios are of these
+medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+import upstream
 from adam_chain import AdamChain
-from common import cores_each, experiment, start_ranks, table
+from common import ROOT, cores_each, experiment, start_ranks, table
 from torch import nn
 
 import dreamprop as dp
@@ -28,7 +33,11 @@ from dreamprop.distributed.process_group import destroy_process_group
 from dreamprop.distributed.rendezvous import init_process_group
 from dreamprop.rng import generator
 from dreamprop.runs.experiment import make_process
+from dreamprop.threestudio import loading
+from dreamprop.threestudio.compat import install
 
+Made = tuple[Any, int, float]
+"""A process, its steps and its tolerance."""
 WINDOWS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -69,17 +78,29 @@ def toy() -> Any:
     return dp.wrap(module, loss, torch.optim.Adam(module.parameters(), lr=1e-3))
 
 
-def dreamfusion(scene: str) -> Callable[[], tuple[Any, int, float]]:
+def dreamfusion(scene: str) -> Callable[[], Made]:
     """The main job on a scene."""
 
-    def make() -> tuple[Any, int, float]:
+    def make() -> Made:
         chosen = experiment(scene, "a red torus")
         return make_process(chosen), chosen.config.trainer.max_steps, chosen.config.parallel.tolerance
 
     return make
 
 
-PROCESSES: dict[str, Callable[[], tuple[Any, int, float]]] = {
+def threestudio(root: Path | None) -> Made:
+    """The main job of a checkout, its schedules divided to 100 steps."""
+    if root is None:
+        sys.exit(f"{UPSTREAM} is threestudio's; give --threestudio PATH")
+    out, steps = ROOT / "outputs" / "benchmarks" / "upstream", 100
+    install(root, "cpu")
+    upstream.workplace(out, root)
+    read = upstream.settings_of(root, UPSTREAM, "a red torus", steps, out / UPSTREAM / "auto", [])
+    return loading.process(read.studio), steps, 1.0
+
+
+UPSTREAM = "dreamfusion-sd"
+PROCESSES: dict[str, Callable[[], Made]] = {
     "voxel": dreamfusion("voxel"),
     "hash": dreamfusion("hash"),
     "toy": lambda: (toy(), 2000, 1.0),
@@ -87,7 +108,7 @@ PROCESSES: dict[str, Callable[[], tuple[Any, int, float]]] = {
     "half": lambda: (Sleeping(0.01, 0.005), 1000, 1.0),
     "saturated": lambda: (Sleeping(0.005, 0.005), 1000, 1.0),
 }
-"""By name: a process, its steps and its tolerance."""
+"""By name; besides, that of a checkout."""
 
 
 def seconds(stats: dp.Stats) -> float:
@@ -96,10 +117,10 @@ def seconds(stats: dp.Stats) -> float:
 
 
 def measure(
-    name: str, steps: int | None, windows: Sequence[int], repeat: int, ranks: Communicator
+    name: str, made: Made, steps: int | None, windows: Sequence[int], repeat: int, ranks: Communicator
 ) -> dict[str, Any] | None:
     """Medians of all ways; nothing on other processes than the first, which made the sequential runs."""
-    process, usual, tolerance = PROCESSES[name]()
+    process, usual, tolerance = made
     steps, threads, first = steps or usual, torch.get_num_threads(), process.init()
     taken: dict[Any, list[float]] = {way: [] for way in ("sequential", *windows, "auto")}
     chosen: list[dp.Stats] = []
@@ -127,7 +148,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--processes", nargs="+", default=list(PROCESSES), choices=list(PROCESSES))
+    parser.add_argument("--processes", nargs="+", default=list(PROCESSES), choices=[*PROCESSES, UPSTREAM])
+    parser.add_argument(
+        "--threestudio", type=lambda text: Path(text).resolve(), help=f"a checkout, for {UPSTREAM}"
+    )
     parser.add_argument("--windows", nargs="+", type=int, default=list(WINDOWS))
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
@@ -138,7 +162,8 @@ def main() -> None:
         init_process_group(torch.device("cpu"))
     ranks, rows = Communicator(), []
     for name in args.processes:
-        found = measure(name, args.steps, args.windows, args.repeat, ranks)
+        made = threestudio(args.threestudio) if name == UPSTREAM else PROCESSES[name]()
+        found = measure(name, made, args.steps, args.windows, args.repeat, ranks)
         if found is None:
             continue
         took, least = found["seconds"], found["seconds"][found["best"]]
