@@ -24,6 +24,8 @@ from dreamprop.prior import classifier
 from dreamprop.prior.vocabulary import single_object_prompts
 from dreamprop.rng import generator
 from dreamprop.runs.experiment import Experiment, load, make_process
+from dreamprop.solver.timing import Timed
+from dreamprop.solver.window_choice import Windows
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS = 8
@@ -79,6 +81,13 @@ def judged(prompt: str, pictures: Tensor) -> float:
     """Share of the views in which the judge's first choice among all prompts is this one: R-precision."""
     names = classifier.load().names(pictures, prompt)
     return sum(names) / len(names)
+
+
+class IdleWindows(Windows):
+    """What ``auto`` chooses on a device where any window takes as long as a step: as every round is said to."""
+
+    def learn(self, round: Timed) -> None:
+        super().learn(replace(round, seconds=1.0))
 
 
 class Results:

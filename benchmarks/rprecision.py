@@ -3,6 +3,7 @@
     python benchmarks/rprecision.py                                        # 40 prompts, sequential and accelerated
     python benchmarks/rprecision.py --kind atop                            # 40 prompts of one object on another
     python benchmarks/rprecision.py --kind all                             # all 130 single objects, 40 atop another
+    python benchmarks/rprecision.py --idle                                 # and at the windows of an idle device
     python benchmarks/rprecision.py --sweep --scene voxel            # learning rate by number of steps, sequential
     python benchmarks/rprecision.py --alternative --scene voxel            # fewer steps of an 8 times larger batch
 
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from common import ROOT, Results, experiment, judged, prompts, table, views
+from common import ROOT, IdleWindows, Results, experiment, judged, prompts, table, views
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
@@ -37,6 +38,8 @@ class Setting:
     label: str
     accelerated: bool
     overrides: tuple[str, ...] = ()
+    idle: bool = False
+    """At windows that `auto` finds on an idle device, instead of those of 8."""
 
 
 KINDS = ("single", "atop", "beside", "all")
@@ -92,7 +95,8 @@ def settings(args: argparse.Namespace) -> list[Setting]:
             )
             for lr in args.lr
         ]
-    return [Setting("sequential", False), Setting("accelerated", True)]
+    idle = [Setting("accelerated, idle device", True, idle=True)] if args.idle else []
+    return [Setting("sequential", False), Setting("accelerated", True), *idle]
 
 
 def measure(args: argparse.Namespace, results: Results, setting: Setting, prompt: str) -> None:
@@ -103,7 +107,8 @@ def measure(args: argparse.Namespace, results: Results, setting: Setting, prompt
     process, steps = make_process(ex), ex.config.trainer.max_steps
     began = time.perf_counter()
     if setting.accelerated:
-        options = solve_options(process, RunSettings(ex.config.parallel, steps), Communicator())
+        windows = IdleWindows() if setting.idle else None
+        options = solve_options(process, RunSettings(ex.config.parallel, steps), Communicator(), windows)
         solution = dp.solve(process, steps, **options)
     else:
         solution = dp.solve_sequential(process, steps)
@@ -159,6 +164,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40, help="prompts; those of the kind `all` are counted")
     parser.add_argument("--sweep", action="store_true", help="learning rates by numbers of steps")
     parser.add_argument("--alternative", action="store_true", help="fewer steps with an 8 times larger batch")
+    parser.add_argument(
+        "--idle",
+        action="store_true",
+        help="also at windows that auto finds where any of them takes as long as a step",
+    )
     parser.add_argument("--lr", type=float, nargs="+", default=[0.03, 0.06, 0.1, 0.2])
     parser.add_argument("--steps", type=int, nargs="+", default=[60, 120, 240])
     parser.add_argument(

@@ -150,8 +150,9 @@ def test_auto_on_two_processes(benchmarks: Path) -> None:
 
 
 def test_rprecision(bench: Bench, tmp_path: Path) -> None:
-    lines = bench("rprecision", "--count", "1", "--out", str(tmp_path / "r.jsonl"), "--", FEW_STEPS)
-    assert [cells(line)[0] for line in lines[-2:]] == ["sequential", "accelerated"]
+    lines = bench("rprecision", "--count", "1", "--idle", "--out", str(tmp_path / "r.jsonl"), "--", FEW_STEPS)
+    names = ["sequential", "accelerated", "accelerated, idle device"]
+    assert [cells(line)[0] for line in lines[-3:]] == names
 
 
 def test_model(bench: Bench) -> None:
