@@ -15,8 +15,11 @@ from itertools import pairwise
 from threading import Barrier
 from typing import TypeVar
 
+import psutil
 import torch
 
+LOOK_SECONDS = 0.1
+"""How long to look at what else runs, where the load says that there is something."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -75,8 +78,14 @@ def oversubscribed() -> str | None:
     threads = torch.get_num_threads()
     if threads == 1 or "OMP_NUM_THREADS" in os.environ or not hasattr(os, "sched_getaffinity"):
         return None
-    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    if load <= cores - threads + 0.5:
+    mine = os.sched_getaffinity(0)
+    room = len(mine) - threads + 0.5
+    if os.getloadavg()[0] <= room:
         return None
-    fewer = f"OMP_NUM_THREADS={max(1, math.floor(cores - load))}"
-    return f"other programs have kept {load:.1f} of {cores} cores busy; {fewer} may be quicker than {threads}"
+    # the load is that of the last minute, and what made it may have ended: an earlier run of this program, say
+    now = psutil.cpu_percent(LOOK_SECONDS, percpu=True)
+    busy = sum(now[core] for core in mine if core < len(now)) / 100
+    if busy <= room:
+        return None
+    fewer = f"OMP_NUM_THREADS={max(1, math.floor(len(mine) - busy))}"
+    return f"other programs keep {busy:.1f} of {len(mine)} cores busy; {fewer} may be quicker than {threads}"

@@ -3,6 +3,7 @@
 import os
 import threading
 
+import psutil
 import pytest
 import torch
 
@@ -53,13 +54,17 @@ def test_what_a_share_raises_comes_through(two_threads):
 
 def test_a_busy_machine_is_noticed(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 3, 4})
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    load = 0.3
+    load, busy = 0.3, [100.0, 90.0, 100.0, 30.0, 0.0]
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(psutil, "cpu_percent", lambda seconds, percpu: busy)
     assert cpu_threads.oversubscribed() is None
     load = 2.2
     told = cpu_threads.oversubscribed()
-    assert told == "other programs have kept 2.2 of 4 cores busy; OMP_NUM_THREADS=1 may be quicker than 4"
+    assert told == "other programs keep 2.2 of 4 cores busy; OMP_NUM_THREADS=1 may be quicker than 4"
+    busy = [0.0, 10.0, 100.0, 0.0, 20.0]  # what kept them busy has ended
+    assert cpu_threads.oversubscribed() is None
+    busy = [100.0] * 5
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert cpu_threads.oversubscribed() is None
