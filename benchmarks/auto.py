@@ -14,7 +14,6 @@ medians.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +35,8 @@ from dreamprop.runs.experiment import make_process
 from dreamprop.threestudio import loading
 from dreamprop.threestudio.compat import install
 
+UPSTREAM = "dreamfusion-sd"
+"""The config of a checkout that is measured."""
 Made = tuple[Any, int, float]
 """A process, its steps and its tolerance."""
 WINDOWS = (1, 2, 4, 8, 16, 32, 64)
@@ -88,10 +89,8 @@ def dreamfusion(scene: str) -> Callable[[], Made]:
     return make
 
 
-def threestudio(root: Path | None) -> Made:
+def threestudio(root: Path) -> Made:
     """The main job of a checkout, its schedules divided to 100 steps."""
-    if root is None:
-        sys.exit(f"{UPSTREAM} is threestudio's; give --threestudio PATH")
     out, steps = ROOT / "outputs" / "benchmarks" / "upstream", 100
     install(root, "cpu")
     upstream.workplace(out, root)
@@ -99,7 +98,6 @@ def threestudio(root: Path | None) -> Made:
     return loading.process(read.studio), steps, 1.0
 
 
-UPSTREAM = "dreamfusion-sd"
 PROCESSES: dict[str, Callable[[], Made]] = {
     "voxel": dreamfusion("voxel"),
     "hash": dreamfusion("hash"),
@@ -157,6 +155,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of every process; each has its own by default")
     args = parser.parse_args()
+    if UPSTREAM in args.processes and args.threestudio is None:
+        parser.error(f"{UPSTREAM} is threestudio's; give --threestudio PATH")
     start_ranks(args.ranks, cores_each(args.ranks))
     if args.ranks > 1:
         init_process_group(torch.device("cpu"))

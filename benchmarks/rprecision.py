@@ -45,15 +45,15 @@ class Setting:
 KINDS = ("single", "atop", "beside", "all")
 
 
-def asked(kind: str, count: int) -> dict[str, list[str]]:
-    """Prompts by kind; those of two objects are the first of a fixed shuffle."""
+def asked(kind: str, count: int, skip: int = 0) -> dict[str, list[str]]:
+    """Prompts by kind, behind the first `skip`; those of two objects are the first of a fixed shuffle."""
     if kind == "all":
         return asked("single", len(single_object_prompts())) | asked("atop", 40)
     if kind == "single":
-        return {kind: prompts(count)}
+        return {kind: prompts(skip + count)[skip:]}
     those = [p.sentence for p in all_prompts() if p.relation == kind]
     order = torch.randperm(len(those), generator=generator(0, 0, "benchmark/pairs")).tolist()
-    return {kind: [those[i] for i in order[:count]]}
+    return {kind: [those[i] for i in order[skip : skip + count]]}
 
 
 def parts_of(prompt: str, pictures: torch.Tensor) -> dict[str, bool]:
@@ -129,7 +129,7 @@ def report(args: argparse.Namespace, results: Results) -> str:
     keys = {"scene": args.scene, "extra": args.overrides}
     made = [r for r in results.rows if all(r.get(k) == v for k, v in keys.items())]
     tables, labels = [], [setting.label for setting in settings(args)]
-    for kind, those in asked(args.kind, args.count).items():
+    for kind, those in asked(args.kind, args.count, args.skip).items():
         rows = {n: [r for r in made if r["label"] == n and r["prompt"] in set(those)] for n in labels}
         lines = [
             [
@@ -162,6 +162,9 @@ def main() -> None:
     parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
     parser.add_argument("--kind", choices=KINDS, default="single", help="of prompts")
     parser.add_argument("--count", type=int, default=40, help="prompts; those of the kind `all` are counted")
+    parser.add_argument(
+        "--skip", type=int, default=0, help="so many prompts first, to choose on others than these"
+    )
     parser.add_argument("--sweep", action="store_true", help="learning rates by numbers of steps")
     parser.add_argument("--alternative", action="store_true", help="fewer steps with an 8 times larger batch")
     parser.add_argument(
@@ -185,7 +188,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     results = Results(args.out)
     mine, of = (int(x) for x in args.shard.split("/"))
-    everything = [prompt for those in asked(args.kind, args.count).values() for prompt in those]
+    everything = [prompt for those in asked(args.kind, args.count, args.skip).values() for prompt in those]
     work = [(setting, prompt) for prompt in everything for setting in settings(args)]
     for setting, prompt in [] if args.report else work[mine::of]:
         measure(args, results, setting, prompt)

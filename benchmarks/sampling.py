@@ -33,6 +33,7 @@ from torch import Tensor
 import dreamprop as dp
 from dreamprop.prior import MODELS, classifier
 from dreamprop.runs.artifacts.quality import psnr_db
+from dreamprop.runs.sampling.methods import piadm_step_by_step
 from dreamprop.sampling import Denoising, paradigms, piadm, randomized_midpoint, srds
 from dreamprop.sampling.corrector import Corrector
 from dreamprop.sampling.paradigms import Displacements
@@ -86,8 +87,8 @@ WAYS: dict[str, dict[str, Way]] = {
 }
 """Ways to sample, by schedule."""
 STEP_BY_STEP = {
-    "ode-48": on_grid(piadm, blocks=48, points=1, sweeps=1),
-    "sde-48": on_grid(piadm, blocks=48, points=1, sweeps=1, form="sde"),
+    "ode-48": on_grid(piadm_step_by_step),
+    "sde-48": on_grid(piadm_step_by_step, form="sde"),
 }
 """What the ways of a grid are held against: its steps one after another."""
 
@@ -189,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=list(SCHEDULES))
+    parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), help="all of them by default")
     parser.add_argument("--predictors", nargs="+", choices=["hold", "momentum", "restart", "anderson"])
     parser.add_argument(
         "--count", type=int, default=130, help="prompts, before those that were tuned on are left out"
@@ -198,6 +199,10 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs/benchmarks/sampling.jsonl")
     given = parser.parse_args()
+    guessed = [name for name in SCHEDULES if name not in STEP_BY_STEP]
+    schedules = given.schedules or (guessed if given.predictors else list(SCHEDULES))
+    if given.predictors and (wrong := [name for name in schedules if name not in guessed]):
+        parser.error(f"--predictors are of {', '.join(guessed)}, got {wrong[0]}; leave it out")
     start_ranks(given.ranks, 1)
     torch.set_num_threads(1 if given.ranks > 1 else given.threads)
     lead = os.environ.get("RANK", "0") == "0"
@@ -205,8 +210,7 @@ def main() -> None:
     pipe = StableDiffusionPipeline.from_pretrained(MODELS["embedded-sd"], dtype=torch.float32)
     drawn = TUNED[: given.count] if given.predictors else prompts(given.count)
     asked = [(i, prompt) for i, prompt in enumerate(drawn) if given.predictors or prompt not in TUNED]
-    wanted = [name for name in given.schedules if SCHEDULES[name][0] or not given.predictors]
-    for schedule in wanted:
+    for schedule in schedules:
         for seed, prompt in asked:
             key = {
                 "schedule": schedule,
@@ -225,7 +229,7 @@ def main() -> None:
         names = {prompt for _, prompt in asked}
         rows = [row for row in results.rows if row["prompt"] in names and row["ranks"] == given.ranks]
         rows = [row for row in rows if row.get("predictors") == given.predictors]
-        print(summary([row for row in rows if row["schedule"] in given.schedules]))
+        print(summary([row for row in rows if row["schedule"] in schedules]))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from dreamprop.solver.buffers import Units, trend
 from dreamprop.solver.controller import Controller, accept, make_controller, remembered
 from dreamprop.solver.nonfinite import ON_NONFINITE, pass_over
 from dreamprop.solver.norms import measure, nonfinite
-from dreamprop.solver.predict import PREDICTORS, hold
+from dreamprop.solver.predict import PREDICTORS
 from dreamprop.solver.rollout import rollout
 from dreamprop.solver.solution import Laps, Round, Solution, Stats, start
 from dreamprop.solver.timing import Timed
@@ -120,7 +120,7 @@ def solve(
     stop = _stop(stop, carried[0].step, num_steps)
     audited = Audit(0.0 if controller.exact else audit, evaluate.size)
     # where guesses must be exact, and where fresh ones are copies, nothing beats what was rolled out
-    keeps = predict.keeps if own.predictive and not controller.exact else "all"
+    forgetful = own.predictive and not predict.copies and not controller.exact
     look = partial(
         measure, exact=controller.exact, layout=layout, units=units, distance=chain.buffer_distance
     )
@@ -154,11 +154,11 @@ def solve(
             norms = look(guesses, rolled, named)
             stride, errors, limit = accept(controller, norms, named, limit)
             stride = min(stride, stop - base.step)
-            moving = trend([base, *rolled], moving) if predict.guess is not hold else {}
+            moving = {} if predict.copies else trend([base, *rolled], moving)
             audited.note(rolled, drifts, stride)
-            kept = size if keeps == "all" else stride
-            if keeps == "good":
-                kept = remembered(controller, norms, named, stride)
+            kept = size
+            if forgetful:
+                kept = stride if predict.anew else remembered(controller, norms, named, stride)
             carried = advance(rolled, stride, kept)
             if mix is not None and not controller.exact:
                 carried = mix(carried, guesses, rolled, named)

@@ -28,17 +28,22 @@ class Predictor:
 
     guess: Callable[[Process, State], State] = momentum
     """The next state after one."""
-    keeps: str = "good"
-    """Which of the states that were rolled out behind the accepted one are guesses of the next round: ``all``, the
-    ``good`` ones in front of the first that was far off, or ``none``. A copy is a worse guess than any of them."""
+    anew: bool = False
+    """Whether all of a window is guessed, what was rolled out behind the accepted state forgotten; else what is good of
+    that are guesses of the next round."""
     mixes: bool = False
-    """Whether they are mixed with those of the round before."""
+    """Whether what is rolled out is mixed with what the round before rolled out."""
+
+    @property
+    def copies(self) -> bool:
+        """Whether guesses are copies: nothing that was rolled out is a worse guess."""
+        return self.guess is hold
 
 
 PREDICTORS = {
     "momentum": Predictor(),
-    "hold": Predictor(hold, keeps="all"),
-    "restart": Predictor(keeps="none"),
+    "hold": Predictor(hold),
+    "restart": Predictor(anew=True),
     "anderson": Predictor(mixes=True),
 }
 """By name. ``restart`` is better than ``momentum`` where predictions are nearly right, without noise."""

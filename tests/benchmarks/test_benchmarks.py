@@ -126,6 +126,17 @@ def test_sampling(bench: Bench, tmp_path: Path) -> None:
         assert float(fast[2]) > 1.2 and float(fast[5].split()[0]) > 35
 
 
+def test_sampling_on_a_grid(bench: Bench, tmp_path: Path) -> None:
+    """Held against its steps one after another; it has no guess to choose."""
+    few = ["--threads", str(torch.get_num_threads()), "--schedules", "sde-48", "--count", "1"]
+    few += ["--out", str(tmp_path / "sampling.jsonl")]
+    lines = bench("sampling", *few)
+    plain, fast = cells(lines[-2]), cells(lines[-1])
+    assert plain[:4] == ["sequential", "48.0 (48)", "1.0", "48"]
+    assert fast[:4] == ["piadm, 8 blocks of 6, 4 sweeps", "32.0 (32)", "1.5", "144"]
+    bench("sampling", *few, "--predictors", "restart", status=2)
+
+
 def test_gaussian_mixtures(bench: Bench, tmp_path: Path) -> None:
     """And resumed it measures nothing again."""
     out, few = tmp_path / "mixtures.jsonl", ["--most", "2", "--noisy", "2", "--finest", "1"]
@@ -141,6 +152,7 @@ def test_auto(bench: Bench) -> None:
     lines = bench("auto", "--processes", "voxel", "toy", "idle", *few)
     rows = {cells(line)[0]: cells(line) for line in lines if line.startswith("|")}
     assert all(float(rows[name][-3].strip("*")) > 0 for name in ("voxel", "toy", "idle"))
+    bench("auto", "--processes", "dreamfusion-sd", status=2)
 
 
 def test_auto_on_two_processes(benchmarks: Path) -> None:

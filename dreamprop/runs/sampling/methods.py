@@ -18,8 +18,6 @@ from dreamprop.sampling.pipeline import Prompted
 from dreamprop.sampling.randomized_midpoint import randomized_midpoint
 from dreamprop.sampling.srds import srds
 
-ASKED = "asked"
-"""The keywords of a sampler that it hands on to `Prompted`."""
 STEP_BY_STEP = partial(paradigms, window=1)
 """The pipeline's scheduler, as it is."""
 
@@ -41,7 +39,8 @@ class Method:
 def taken(sampler: Callable[..., Any]) -> Mapping[str, Parameter]:
     """The keywords that a sampler takes, by name: its own, and those of the pipeline that it hands on."""
     own = signature(sampler).parameters
-    return {**signature(Prompted).parameters, **own} if ASKED in own else own
+    hands_on = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in own.values())
+    return {**signature(Prompted).parameters, **own} if hands_on else own
 
 
 @wraps(piadm)
