@@ -1,14 +1,14 @@
 """The window that chooses itself, by the clock: against plain steps, and against every fixed window.
 
     python benchmarks/auto.py
-    python benchmarks/auto.py --ranks 2 --processes voxel hash
+    python benchmarks/auto.py --ranks 2 --processes pixel hash
     python benchmarks/auto.py --processes dreamfusion-sd --threestudio PATH
 
-Processes: DreamFusion on the voxel and the hash grid; threestudio's own on the embedded weights, as `upstream.py` makes
-it small; a toy loss of an engineer's own, whose steps take half a millisecond; and drifts that sleep, for a device that
-is idle (a window takes as long as a step), one that is saturated (a window takes as long as its steps one by one), and
-one between. All ways are run in turns; seconds are medians over the turns, without audits, and ratios are of these
-medians.
+Processes: DreamFusion on the latent and on the pixel model, and its hash grid; threestudio's own on the embedded
+weights, as `upstream.py` makes it small; a toy loss of an engineer's own, whose steps take half a millisecond; and
+drifts that sleep, for a device that is idle (a window takes as long as a step), one that is saturated (a window takes
+as long as its steps one by one), and one between. All ways are run in turns; seconds are medians over the turns,
+without audits, and ratios are of these medians.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def threestudio(root: Path) -> Made:
 
 
 PROCESSES: dict[str, Callable[[], Made]] = {
-    "voxel": dreamfusion("voxel"),
+    "latent": dreamfusion("latent"),
+    "pixel": dreamfusion("pixel"),
     "hash": dreamfusion("hash"),
     "toy": lambda: (toy(), 2000, 1.0),
     "idle": lambda: (Sleeping(0.01, 0.0), 1000, 1.0),

@@ -32,7 +32,12 @@ VIEWS = 8
 ELEVATIONS = (0.0, 20.0, 45.0)
 """A result is judged and compared in 8 views evenly around it from each of these heights, in degrees."""
 
-SCENES = {"voxel": "configs/dreamfusion.yaml", "hash": "configs/dreamfusion-hash.yaml"}
+SCENES = {
+    "latent": "configs/dreamfusion.yaml",
+    "pixel": "configs/dreamfusion-pixel.yaml",
+    "hash": "configs/dreamfusion-hash.yaml",
+}
+"""Configs by name: a voxel grid on the latent model, one on the pixel model, and a hash grid on the pixel model."""
 
 
 def prompts(count: int) -> list[str]:

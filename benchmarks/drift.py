@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
+    parser.add_argument("--scene", default="latent", help="latent, pixel, hash, or a config")
     parser.add_argument("--window", type=int, default=8)
     parser.add_argument("--step", type=int, default=40, help="of the first state of the window")
     parser.add_argument("--repeat", type=int, default=15)

@@ -1,6 +1,6 @@
 """Steps a round against fidelity: windows by tolerances by rules by predictors.
 
-    python benchmarks/frontier.py --scene voxel
+    python benchmarks/frontier.py --scene pixel
     python benchmarks/frontier.py --scene hash
 
 For each setting: steps a round, drifts a step, and the PSNR of the result's views against the sequential run's, which
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
+    parser.add_argument("--scene", default="latent", help="latent, pixel, hash, or a config")
     parser.add_argument(
         "--prompts", nargs="+", default=["a red torus", "a blue house", "a green mug", "a yellow table"]
     )

@@ -1,7 +1,7 @@
 """A page of results: a dozen prompts, sequential beside accelerated.
 
     python benchmarks/gallery.py                                       # docs/gallery.md with its pictures
-    python benchmarks/gallery.py --scene configs/dreamfusion-embedded-sd.yaml --out outputs/gallery
+    python benchmarks/gallery.py --scene pixel --out outputs/gallery
 
 Each prompt is a row of pictures of `--size` pixels: four views of the sequential result, two from either height, and
 the same four of the accelerated one. Stop it at any time and start it again with the same command: what is done is not
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
+    parser.add_argument("--scene", default="latent", help="latent, pixel, hash, or a config")
     parser.add_argument("--count", type=int, default=10, help="prompts with one object")
     parser.add_argument("--pairs", type=int, default=len(PAIRS), help="prompts with two objects")
     parser.add_argument("--size", type=int, default=256, help="pixels along a side of a picture")
@@ -115,7 +115,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     args.command = "python benchmarks/gallery.py"
-    if args.scene != "voxel":
+    if args.scene != "latent":
         args.command += f" --scene {args.scene}"
     for name in ("count", "pairs", "size"):
         if (value := getattr(args, name)) != parser.get_default(name):

@@ -56,7 +56,7 @@ VERSIONS = ("dreamprop", "torch", "diffusers", "transformers", "nerfacc", "numpy
 def make(model: str, folder: Path, args: argparse.Namespace) -> tuple[Any, float]:
     """The process of a model's scene, and the tolerance of its config."""
     overrides = [f"device={args.device}", *(TINY_SCENE if args.tiny else [])]
-    if model == "embedded":
+    if model == "embedded-pixel":
         chosen = experiment("hash", PROMPT, overrides)
         return make_process(chosen), chosen.config.parallel.tolerance
     device, half = torch.device(args.device), torch.device(args.device).type == "cuda"
@@ -186,7 +186,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", help="cuda by default")
     parser.add_argument(
-        "--models", nargs="+", default=["sd15", "sdxl", "embedded"], choices=[*SIZES, "embedded"]
+        "--models", nargs="+", default=["sd15", "sdxl", "embedded-pixel"], choices=[*SIZES, "embedded-pixel"]
     )
     parser.add_argument(
         "--variants",

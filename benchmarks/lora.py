@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="embedded-sd", help="embedded, embedded-sd, a folder or a name")
+    parser.add_argument("--model", default="embedded", help="embedded, embedded-pixel, a folder or a name")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--half", action="store_true", help="weights in float16")
     parser.add_argument("--window", type=int, default=8)

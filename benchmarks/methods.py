@@ -32,7 +32,7 @@ from dreamprop.runs.loop import RunSettings, solve_options
 
 PROMPTS = ("a red torus", "a green mug", "a blue house", "a pink cone", "a white cylinder")
 CASES = {
-    "sds": "configs/dreamfusion-embedded-sd.yaml",
+    "sds": "configs/dreamfusion.yaml",
     "sjc": "configs/dreamfusion-sjc.yaml",
     "ism": "configs/dreamfusion-ism.yaml",
     "sdi": "configs/dreamfusion-sdi.yaml",

@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
+    parser.add_argument("--scene", default="latent", help="latent, pixel, hash, or a config")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--layout", default="replicated")
     parser.add_argument("--repeat", type=int, default=5)

@@ -4,8 +4,8 @@
     python benchmarks/rprecision.py --kind atop                            # 40 prompts of one object on another
     python benchmarks/rprecision.py --kind all                             # all 130 single objects, 40 atop another
     python benchmarks/rprecision.py --idle                                 # and at the windows of an idle device
-    python benchmarks/rprecision.py --sweep --scene voxel            # learning rate by number of steps, sequential
-    python benchmarks/rprecision.py --alternative --scene voxel            # fewer steps of an 8 times larger batch
+    python benchmarks/rprecision.py --sweep                         # learning rate by number of steps, sequential
+    python benchmarks/rprecision.py --alternative                         # fewer steps of an 8 times larger batch
 
 The judge's first choice among all prompts, pairs included, counts (R-precision, arXiv:2209.14988, section 4), over 24
 views of each result, eight around it from each of three heights; and the parts that it finds in them. Run it twice at
@@ -18,9 +18,12 @@ import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import ROOT, IdleWindows, Results, experiment, judged, prompts, table, views
+from omegaconf import OmegaConf
+from shortened import overrides as shortened
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
@@ -68,30 +71,27 @@ FIGURES = {"r_precision": 3, "rounds": 1, "seconds": 1}
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
-    """The rows that were asked for."""
+    """The rows that were asked for; in another number of steps every milestone keeps its share of them."""
+    usual = experiment(args.scene, "a red torus", args.overrides)
+    tree: Any = OmegaConf.to_container(usual.tree)
     if args.sweep:
         return [
             Setting(
                 f"lr {lr:g}, {steps} steps",
                 False,
-                (f"system.optimizer.args.lr={lr}", f"trainer.max_steps={steps}"),
+                (*shortened(tree, steps), f"system.optimizer.args.lr={lr}"),
             )
             for steps in args.steps
             for lr in args.lr
         ]
     if args.alternative:
-        steps = experiment(args.scene, "a red torus").config.trainer.max_steps
-        batch = experiment(args.scene, "a red torus").config.data.batch_size
-        rounds = round(steps / args.speedup)
+        batch = 8 * usual.config.data.batch_size
+        rounds = round(usual.config.trainer.max_steps / args.speedup)
         return [
             Setting(
-                f"batch {8 * batch}, {rounds} steps, lr {lr:g}",
+                f"batch {batch}, {rounds} steps, lr {lr:g}",
                 False,
-                (
-                    f"data.batch_size={8 * batch}",
-                    f"trainer.max_steps={rounds}",
-                    f"system.optimizer.args.lr={lr}",
-                ),
+                (*shortened(tree, rounds), f"data.batch_size={batch}", f"system.optimizer.args.lr={lr}"),
             )
             for lr in args.lr
         ]
@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scene", default="voxel", help="voxel, hash, or a config")
+    parser.add_argument("--scene", default="latent", help="latent, pixel, hash, or a config")
     parser.add_argument("--kind", choices=KINDS, default="single", help="of prompts")
     parser.add_argument("--count", type=int, default=40, help="prompts; those of the kind `all` are counted")
     parser.add_argument(

@@ -207,7 +207,7 @@ def main() -> None:
     torch.set_num_threads(1 if given.ranks > 1 else given.threads)
     lead = os.environ.get("RANK", "0") == "0"
     results = Results(given.out)
-    pipe = StableDiffusionPipeline.from_pretrained(MODELS["embedded-sd"], dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(MODELS["embedded"], dtype=torch.float32)
     drawn = TUNED[: given.count] if given.predictors else prompts(given.count)
     asked = [(i, prompt) for i, prompt in enumerate(drawn) if given.predictors or prompt not in TUNED]
     for schedule in schedules:

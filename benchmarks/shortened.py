@@ -1,4 +1,4 @@
-"""A threestudio config whose steps and milestones are divided by the same number."""
+"""A config whose steps and milestones are divided by the same number."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ SCHEDULES = (
     "system.guidance.min_step_percent",
     "system.guidance.max_step_percent",
     "system.guidance.grad_clip",
+    "system.guidance.guidance_scale",
 )
 """Where a list is a value by step: `[begin, from, to, end]`, `[from, to, end]`, or more pairs of a value and an end."""
 

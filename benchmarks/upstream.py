@@ -98,8 +98,10 @@ def workplace(out: Path, root: Path) -> Path:
             (place / name).symlink_to(root / name)
     os.chdir(place)
     # threestudio takes one name for one network: under another name its LoRA has a network of its own
-    (place / "lora").unlink(missing_ok=True)
-    (place / "lora").symlink_to(large_model())
+    lora, model = place / "lora", large_model()
+    if not lora.is_symlink() or lora.readlink() != model:
+        lora.unlink(missing_ok=True)
+        lora.symlink_to(model)
     return place
 
 

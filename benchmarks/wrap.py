@@ -1,7 +1,7 @@
 """What a loop of one's own gains on one device: its window one by one, side by side, and mapped.
 
     python benchmarks/wrap.py
-    python benchmarks/wrap.py --model embedded-sd --threads 1
+    python benchmarks/wrap.py --threads 1
 
 Score distillation of a picture, written as an engineer's loop: pixels are the parameters; the U-Net and, in a model of
 latents, the autoencoder are frozen, and gradients flow through the encoder. The first table times a window in the
@@ -154,7 +154,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model", default="embedded", help="embedded, embedded-sd, or a folder of diffusers'"
+        "--model", default="embedded", help="embedded, embedded-pixel, or a folder of diffusers'"
     )
     parser.add_argument("--prompt", default="a red torus")
     parser.add_argument("--device", default="cpu")

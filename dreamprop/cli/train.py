@@ -103,7 +103,7 @@ def _run(
 ) -> dict[str, Any] | None:
     """Solve the chain and show what came out; the summary, on the first process."""
     config, place, lead = experiment.config, begun.place, communicator.rank == 0
-    every, size = config.output.preview_every_n_steps, config.output.view_size
+    every, size = config.output.preview_every_n_steps, config.output.preview_size
 
     def draw(state: Any) -> None:
         write_preview(process, state, size, place)

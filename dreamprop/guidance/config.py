@@ -23,8 +23,8 @@ class PromptConfig:
     """Azimuths within this of the front are the front."""
     back_threshold: float = 45.0
     """Azimuths within this of the back are the back."""
-    overhead_threshold: float = 38.0
-    """Elevations above this are overhead; 38 is what `embedded` was told, 60 is threestudio's and `embedded-sd`'s."""
+    overhead_threshold: float = 60.0
+    """Elevations above this are overhead: 60 for threestudio and for `embedded`; `embedded-pixel` was told 38."""
     view_dependent_prompting: bool = True
     """Whether the side is put into words."""
 
@@ -38,7 +38,7 @@ class GuidanceConfig:
     """Score distillation."""
 
     pretrained_model_name_or_path: str = "embedded"
-    """`embedded` (of 32-pixel pictures), `embedded-sd` (of latents of 64-pixel pictures), a folder in diffusers'
+    """`embedded` (of latents of 64-pixel pictures), `embedded-pixel` (of 32-pixel pictures), a folder in diffusers'
     layout, or a name on the hub."""
     loss: str = "sds"
     """What is distilled by: `sds` (score distillation sampling), `vsd` (variational score distillation), `sjc` (score

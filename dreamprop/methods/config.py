@@ -28,7 +28,7 @@ from dreamprop.scenes.config import (
     BACKGROUNDS,
     GAUSSIAN_SPLATTING,
     GEOMETRIES,
-    RANDOM_COLOR,
+    RANDOM_GRADIENT,
     VOLUME_GRID,
     BackgroundConfig,
     GeometryConfig,
@@ -43,13 +43,13 @@ class DataConfig:
 
     batch_size: Any = 2
     """Pictures a step (staged)."""
-    width: Any = 32
+    width: Any = 64
     """Pixels across (staged)."""
-    height: Any = 32
+    height: Any = 64
     """Pixels down (staged)."""
     resolution_milestones: list[int] = field(default_factory=list)
     """Steps at which `batch_size`, `width` and `height` take their next value."""
-    elevation_range: list[float] = field(default_factory=lambda: [-10.0, 50.0])
+    elevation_range: list[float] = field(default_factory=lambda: [-20.0, 68.0])
     """Half of the cameras are uniform in the angle, half uniform on the sphere."""
     azimuth_range: list[float] = field(default_factory=lambda: [-180.0, 180.0])
     batch_uniform_azimuth: bool = True
@@ -150,9 +150,9 @@ class SystemConfig:
     `gaussian-splatting` (3D Gaussians)."""
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
     material: MaterialConfig = field(default_factory=MaterialConfig)
-    background_type: str = RANDOM_COLOR
-    """Drawn anew for every picture: `random-color-background` (soft tints, as `embedded` knows them) or
-    `random-gradient-background` (any colours, as `embedded-sd` knows them); or `solid-color-background`."""
+    background_type: str = RANDOM_GRADIENT
+    """Drawn anew for every picture: `random-gradient-background` (any colours, as `embedded` knows them) or
+    `random-color-background` (soft tints, as `embedded-pixel` knows them); or `solid-color-background`."""
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
     renderer: RendererConfig = field(default_factory=RendererConfig)
     prompt_processor: PromptConfig = field(default_factory=PromptConfig)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
-FOLDER = _WEIGHTS / "model"
+PIXEL = _WEIGHTS / "pixel"
 """The model of 32-pixel pictures in diffusers' layout: unet, scheduler, text_encoder, tokenizer, model_index.json."""
 
 STABLE_DIFFUSION = _WEIGHTS / "stable-diffusion"
@@ -13,7 +13,7 @@ STABLE_DIFFUSION = _WEIGHTS / "stable-diffusion"
 LARGE_VAE = _WEIGHTS / "stable-diffusion-512" / "vae"
 """The autoencoder that takes pictures of 512 pixels to the latents of that model, see `large_model`."""
 
-MODELS = {"embedded": FOLDER, "embedded-sd": STABLE_DIFFUSION}
+MODELS = {"embedded": STABLE_DIFFUSION, "embedded-pixel": PIXEL}
 """The shipped models by the names that `pretrained_model_name_or_path` takes."""
 
 JUDGE = _WEIGHTS / "judge"

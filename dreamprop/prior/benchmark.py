@@ -1,7 +1,7 @@
 """Measure an embedded model by what the judge names in its samples.
 
     python -m dreamprop.prior.benchmark
-    python -m dreamprop.prior.benchmark --model embedded-sd --scale 3 7.5 --pairs 40
+    python -m dreamprop.prior.benchmark --scale 3 7.5 --pairs 40
 
 Every single-object prompt and some of the pairs, `--samples` times each, DDIM with classifier-free guidance. The judge
 itself is measured by `prior.judge_accuracy`.

@@ -1,4 +1,4 @@
-"""The embedded model's architecture, in diffusers' and transformers' own classes.
+"""The architecture of the model of 32-pixel pictures, in diffusers' and transformers' own classes.
 
 A pixel-space U-Net of about a million parameters at 32 x 32, told the prompt twice: by cross-attention at 8 x 8 and, as
 in DeepFloyd IF, by a pooled text embedding added to that of the timestep, which carries the colour to every resolution.

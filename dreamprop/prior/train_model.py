@@ -1,4 +1,4 @@
-"""Train the embedded text-to-image model on the procedural world.
+"""Train the text-to-image model of 32-pixel pictures on the procedural world.
 
     python -m dreamprop.prior.train_model --out outputs/prior --steps 9000
 
@@ -87,7 +87,7 @@ def train(args: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = arguments(
-        "train the embedded text-to-image model", "outputs/prior",
+        "train the text-to-image model of 32-pixel pictures", "outputs/prior",
         steps=9000, batch=32, lr=2e-3, views=1500, pair_views=60,
     )  # fmt: skip
     p.add_argument(

@@ -1,4 +1,4 @@
-"""The words that the embedded text-to-image model knows, and what a prompt made of them says.
+"""The words that the embedded text-to-image models know, and what a prompt made of them says.
 
 A prompt names one object ("a red torus", "the torus, red") or two in a relation ("a red cube on top of a blue
 cylinder"). Articles, plurals, order and a few synonyms are free; a word outside the vocabulary is an error that

@@ -55,7 +55,7 @@ def load_pipeline(
             what = found if found not in KINDS else "one of pixels"
             raise InputError(
                 f"model {shortened(name, 80)} must be a {' or '.join(KINDS)}, got {shortened(what, 60)}; "
-                "use embedded-sd"
+                "use embedded"
             )
         pipe = getattr(diffusers, found).from_pretrained(
             name, torch_dtype=dtype, use_safetensors=True, local_files_only=local

@@ -85,7 +85,7 @@ def test_drift(bench: Bench) -> None:
 
 
 def test_wrap(bench: Bench) -> None:
-    few = ["--window", "2", "--begin", "1", "--repeat", "1", "--steps", "2", "--model", "embedded-sd"]
+    few = ["--window", "2", "--begin", "1", "--repeat", "1", "--steps", "2", "--model", "embedded"]
     rows = [cells(line) for line in bench("wrap", *few)]
     ways = ["one by one", "frozen", "vectorize"]
     assert [row[0] for row in rows] == ["a window", "---", *ways, "a run", "---", "sequential", *ways]
@@ -149,9 +149,9 @@ def test_gaussian_mixtures(bench: Bench, tmp_path: Path) -> None:
 
 def test_auto(bench: Bench) -> None:
     few = ["--windows", "1", "2", "--steps", "12", "--repeat", "1"]
-    lines = bench("auto", "--processes", "voxel", "toy", "idle", *few)
+    lines = bench("auto", "--processes", "pixel", "toy", "idle", *few)
     rows = {cells(line)[0]: cells(line) for line in lines if line.startswith("|")}
-    assert all(float(rows[name][-3].strip("*")) > 0 for name in ("voxel", "toy", "idle"))
+    assert all(float(rows[name][-3].strip("*")) > 0 for name in ("pixel", "toy", "idle"))
     bench("auto", "--processes", "dreamfusion-sd", status=2)
 
 
@@ -197,7 +197,7 @@ def gpu(bench: Bench, out: Path, *arguments: str, status: int = 0) -> list[dict[
 def test_gpu_on_a_cpu(bench: Bench, tmp_path: Path) -> None:
     rows = gpu(bench, tmp_path / "gpu.json", "--variants", "channels-last", "--windows", "2")
     assert [(row["model"], row["window"]) for row in rows] == [
-        (model, window) for model in ("sd15", "sdxl", "embedded") for window in (None, 2)
+        (model, window) for model in ("sd15", "sdxl", "embedded-pixel") for window in (None, 2)
     ]
     for row in rows:
         assert "error" not in row
@@ -222,7 +222,7 @@ def test_gpu_reports_what_fails_and_goes_on(
     import rounds
     import torch
 
-    few = ["--models", "embedded", "--variants", "eager", "--windows", "1", "2"]
+    few = ["--models", "embedded-pixel", "--variants", "eager", "--windows", "1", "2"]
     real = rounds.measure
 
     def measure(process: Any, first: Any, window: int | None, *rest: Any, **options: Any) -> dict[str, Any]:

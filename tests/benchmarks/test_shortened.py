@@ -15,6 +15,7 @@ system:
     max_step_percent: [5000, 0.98, 0.5, 5001]
     min_step_percent: 0.02
     grad_clip: [0, 2.0, 8.0, 1000]
+    guidance_scale: [2000, 20.0, 5.0, 8000]
   loss:
     lambda_sds: 1.0
     lambda_orient: [10.0, 1000.0, 5000]
@@ -38,6 +39,7 @@ def test_every_number_of_steps_is_divided_and_nothing_else() -> None:
     system["geometry"]["pos_encoding_config"] |= {"start_step": 100, "update_steps": 25}
     system["material"]["ambient_only_steps"] = 100
     system["guidance"] |= {"max_step_percent": [250, 0.98, 0.5, 251], "grad_clip": [0, 2.0, 8.0, 50]}
+    system["guidance"]["guidance_scale"] = [100, 20.0, 5.0, 400]
     system["loss"] |= {"lambda_orient": [10.0, 1000.0, 250], "lambda_opaque": [0, 0.0, 1.0, 250, 2.0, 500]}
     wanted["trainer"]["max_steps"] = 500  # type: ignore[index,call-overload]
     assert shortened(500) == wanted

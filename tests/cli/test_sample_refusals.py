@@ -28,8 +28,8 @@ from tests.cli.samples import CONFIG, Sample
         ("system.guidance.guidance_scale=-1", ["system.guidance.guidance_scale", ">= 0", "use 7.5"]),
         ("system.guidance.pretrained_model_name_or_path=./nowhere", ["nowhere", "model_index.json"]),
         (
-            "system.guidance.pretrained_model_name_or_path=embedded",
-            ["StableDiffusionPipeline", "embedded-sd"],
+            "system.guidance.pretrained_model_name_or_path=embedded-pixel",
+            ["StableDiffusionPipeline", "use embedded"],
         ),
         ("system.prompt_processor.prompt=", ["prompt must not be empty"]),
         ("parallel.tolerance=-1", ["parallel.tolerance", ">= 0", "got -1"]),

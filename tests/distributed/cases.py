@@ -114,7 +114,7 @@ def dreamfusion(scene: str, loss: str = "sds", particles: int = 1) -> dp.Process
         geometry=geometry,
         renderer=RendererConfig(num_samples_per_ray=12),
         prompt_processor=PromptConfig(prompt="a red torus"),
-        guidance=GuidanceConfig(loss=loss),
+        guidance=GuidanceConfig(pretrained_model_name_or_path="embedded-pixel", loss=loss),
         num_particles=particles,
     )
     return DreamFusion(DataConfig(batch_size=particles, width=16, height=16), system, max_steps=8)
@@ -124,7 +124,7 @@ def dreamgaussian() -> dp.Process:
     """Gaussians that are cloned, split, pruned and lowered, and seen at more pixels on the way."""
     from tests.methods.small_dreamgaussian import make
 
-    return make("embedded", max_points=120, densify_grad_threshold=0.15, min_opacity=0.093)
+    return make("embedded-pixel", max_points=120, densify_grad_threshold=0.15, min_opacity=0.093)
 
 
 def denoising(name: str, steps: int) -> dp.Process:

@@ -8,7 +8,7 @@ from typing import Any
 from dreamprop.guidance.config import GuidanceConfig, PromptConfig
 from dreamprop.methods.config import DataConfig, DreamGaussianConfig, LossConfig
 from dreamprop.methods.dreamfusion import DreamFusion
-from dreamprop.scenes.config import GeometryConfig
+from dreamprop.scenes.config import RANDOM_COLOR, GeometryConfig
 from dreamprop.scenes.gaussians.config import GaussiansConfig
 
 STEPS = 14
@@ -35,9 +35,13 @@ def make(
     }  # fmt: skip
     config = DreamGaussianConfig(
         geometry=GeometryConfig(gaussians=GaussiansConfig(**{**some, **gaussians})),
-        prompt_processor=PromptConfig(prompt="a red torus"),
+        background_type=RANDOM_COLOR,
+        prompt_processor=PromptConfig(prompt="a red torus", overhead_threshold=38.0),
         loss=LossConfig(lambda_sparsity=1.0),
         guidance=GuidanceConfig(pretrained_model_name_or_path=str(folder), loss=loss),
     )
-    small = {"batch_size": 2, "width": [8, 12], "height": [8, 12], "resolution_milestones": [5]}
+    small: dict[str, Any] = {
+        "batch_size": 2, "width": [8, 12], "height": [8, 12], "resolution_milestones": [5],
+        "elevation_range": [-10.0, 50.0],
+    }  # fmt: skip
     return DreamFusion(DataConfig(**{**small, **(data or {})}), config, seed=seed, max_steps=STEPS)

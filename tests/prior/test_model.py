@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPTextModel
 
-from dreamprop.prior import FOLDER, classifier, train_model, vocabulary
+from dreamprop.prior import PIXEL, classifier, train_model, vocabulary
 from dreamprop.prior.benchmark import sample
 from dreamprop.prior.model import TextToImage
 
@@ -69,17 +69,17 @@ def test_training_that_is_stopped_goes_on_bit_for_bit(tmp_path):
 
 
 def test_the_shipped_weights_are_small_and_half_precision():
-    size = sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file())
+    size = sum(f.stat().st_size for f in PIXEL.rglob("*") if f.is_file())
     assert size <= 15e6
-    assert {t.dtype for t in load_file(next((FOLDER / "unet").glob("*.safetensors"))).values()} == {
+    assert {t.dtype for t in load_file(next((PIXEL / "unet").glob("*.safetensors"))).values()} == {
         torch.float16
     }
-    assert json.loads((FOLDER / "model_index.json").read_text())["unet"][0] == "diffusers"
+    assert json.loads((PIXEL / "model_index.json").read_text())["unet"][0] == "diffusers"
 
 
 def test_the_shipped_model_draws_what_it_is_asked():
     prompts = [p for p, _, _ in vocabulary.single_object_prompts()][:: 130 // 16][:16]
-    pictures = sample(FOLDER, prompts, 12, 2.0, 1)
+    pictures = sample(PIXEL, prompts, 12, 2.0, 1)
     jury = classifier.load()
     right = sum(jury.names(pictures[i : i + 1], p)[0] for i, p in enumerate(prompts))
     # of 16; guessing names one in 130

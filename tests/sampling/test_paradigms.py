@@ -289,7 +289,7 @@ def test_another_kind_of_pipeline_is_refused() -> None:
 
 def test_pictures_of_the_shipped_model_are_the_sequential_ones() -> None:
     """By what they show: far nearer to the pipeline's own than pictures of another noise are."""
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(MODELS["embedded-sd"], dtype=torch.float32)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(MODELS["embedded"], dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     told = {"num_inference_steps": 50, "output_type": "pt"}
     for prompt in ("a red mug", "a blue house"):

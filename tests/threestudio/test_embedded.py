@@ -55,7 +55,11 @@ def test_other_models_are_left_alone_and_nothing_is_put_together() -> None:
             "embedded",
             r"system.guidance_type must be one for Stable Diffusion .* got deep-floyd",
         ),
-        ("stable-diffusion-guidance", "embedded-sd", r"must be embedded .* got embedded-sd; write embedded"),
+        (
+            "stable-diffusion-guidance",
+            "embedded-pixel",
+            r"must be embedded .* got embedded-pixel; write embedded",
+        ),
     ],
 )
 def test_where_it_cannot_be_used_is_told_in_one_line(kind: str, name: str, told: str) -> None:

@@ -11,23 +11,25 @@ class OutputConfig:
 
     views: int = 8
     """Views in `views.png` and for the judge, evenly around the object."""
-    view_size: int = 64
+    view_size: int = 256
     """Pixels along a side of a view."""
     elevation: float = 25.0
     """Height of the cameras of all pictures, in degrees."""
-    turntable_frames: int = 36
+    turntable_frames: int = 24
     """Frames of one turn."""
-    turntable_size: int = 128
+    turntable_size: int = 256
     """Pixels along a side of a frame."""
     turntable_fps: int = 12
     """Frames a second."""
     preview_every_n_steps: int = 50
     """Steps between two pictures `preview.png` while the run goes on; 0: none."""
+    preview_size: int = 128
+    """Pixels along a side of its four views."""
 
     def __post_init__(self) -> None:
         for name, high in (
             ("views", 1000), ("view_size", 8192), ("turntable_frames", 10_000), ("turntable_size", 8192),
-            ("turntable_fps", 100),
+            ("turntable_fps", 100), ("preview_size", 8192),
         ):  # fmt: skip
             number(f"output.{name}", getattr(self, name), 1, high, whole=True)
         number("output.elevation", self.elevation, -90, 90, unit="degrees", remedy="use 25")

@@ -30,8 +30,8 @@ class SamplingPromptConfig:
 class SamplingGuidanceConfig:
     """The model."""
 
-    pretrained_model_name_or_path: str = "embedded-sd"
-    """`embedded-sd` (the shipped model, pictures of 64 pixels), a folder in diffusers' layout, or a name on the hub: a
+    pretrained_model_name_or_path: str = "embedded"
+    """`embedded` (the shipped model, pictures of 64 pixels), a folder in diffusers' layout, or a name on the hub: a
     `StableDiffusionPipeline` or a `StableDiffusionXLPipeline`."""
     guidance_scale: float = 7.5
     """Of classifier-free guidance; up to 1 there is none."""

@@ -19,7 +19,7 @@ THINGS = {"a red torus": ("torus", 0), "a blue house": ("house", 5), "a green co
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load(MODELS["embedded-sd"], "cpu")
+    return load(MODELS["embedded"], "cpu")
 
 
 def renders(count: int) -> torch.Tensor:
@@ -72,7 +72,7 @@ def test_the_prompt_that_fits_predicts_the_noise_best(model: Model) -> None:
 
 
 def test_a_config_names_the_model() -> None:
-    experiment = experiments.load(Path(__file__).parents[2] / "configs" / "dreamfusion-embedded-sd.yaml")
+    experiment = experiments.load(Path(__file__).parents[2] / "configs" / "dreamfusion.yaml")
     assert experiment.judged == experiment.prompt
     process = experiments.make_process(experiment)
     drift = process.drift(process.init())
