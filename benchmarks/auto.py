@@ -1,10 +1,10 @@
 """The window that chooses itself, by the clock: against plain steps, and against every fixed window.
 
     python benchmarks/auto.py
-    python benchmarks/auto.py --ranks 2 --processes pixel hash
+    python benchmarks/auto.py --ranks 2 --processes pixel pixel-hash
     python benchmarks/auto.py --processes dreamfusion-sd --threestudio PATH
 
-Processes: DreamFusion on the latent and on the pixel model, and its hash grid; threestudio's own on the embedded
+Processes: DreamFusion on the latent and on the pixel model, and a hash grid on that; threestudio's own on the embedded
 weights, as `upstream.py` makes it small; a toy loss of an engineer's own, whose steps take half a millisecond; and
 drifts that sleep, for a device that is idle (a window takes as long as a step), one that is saturated (a window takes
 as long as its steps one by one), and one between. All ways are run in turns; seconds are medians over the turns,
@@ -101,7 +101,7 @@ def threestudio(root: Path) -> Made:
 PROCESSES: dict[str, Callable[[], Made]] = {
     "latent": dreamfusion("latent"),
     "pixel": dreamfusion("pixel"),
-    "hash": dreamfusion("hash"),
+    "pixel-hash": dreamfusion("pixel-hash"),
     "toy": lambda: (toy(), 2000, 1.0),
     "idle": lambda: (Sleeping(0.01, 0.0), 1000, 1.0),
     "half": lambda: (Sleeping(0.01, 0.005), 1000, 1.0),

@@ -34,10 +34,11 @@ ELEVATIONS = (0.0, 20.0, 45.0)
 
 SCENES = {
     "latent": "configs/dreamfusion.yaml",
+    "latent-hash": "configs/dreamfusion-hash.yaml",
     "pixel": "configs/dreamfusion-pixel.yaml",
-    "hash": "configs/dreamfusion-hash.yaml",
+    "pixel-hash": "configs/dreamfusion-pixel-hash.yaml",
 }
-"""Configs by name: a voxel grid on the latent model, one on the pixel model, and a hash grid on the pixel model."""
+"""Configs by name: a voxel grid and a hash grid on the latent model, and on that of 32-pixel pictures."""
 
 
 def prompts(count: int) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from common import experiment, table
+from common import SCENES, experiment, table
 
 import dreamprop as dp
 from dreamprop.runs.experiment import make_process
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scene", default="latent", help="latent, pixel, hash, or a config")
+    parser.add_argument("--scene", default="latent", help=f"{', '.join(SCENES)}, or a config")
     parser.add_argument("--window", type=int, default=8)
     parser.add_argument("--step", type=int, default=40, help="of the first state of the window")
     parser.add_argument("--repeat", type=int, default=15)

@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from common import ROOT, Results, experiment, judged, moved, processes, table, views
+from common import ROOT, SCENES, Results, experiment, judged, moved, processes, table, views
 
 import dreamprop as dp
 from dreamprop.runs.artifacts.quality import psnr_db
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scene", default="latent", help="latent, pixel, hash, or a config")
+    parser.add_argument("--scene", default="latent", help=f"{', '.join(SCENES)}, or a config")
     parser.add_argument(
         "--prompts", nargs="+", default=["a red torus", "a blue house", "a green mug", "a yellow table"]
     )

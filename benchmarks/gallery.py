@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, Results, experiment, judged, prompts, table, views
+from common import ROOT, SCENES, Results, experiment, judged, prompts, table, views
 from torch import Tensor
 
 import dreamprop as dp
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scene", default="latent", help="latent, pixel, hash, or a config")
+    parser.add_argument("--scene", default="latent", help=f"{', '.join(SCENES)}, or a config")
     parser.add_argument("--count", type=int, default=10, help="prompts with one object")
     parser.add_argument("--pairs", type=int, default=len(PAIRS), help="prompts with two objects")
     parser.add_argument("--size", type=int, default=256, help="pixels along a side of a picture")

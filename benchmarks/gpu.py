@@ -6,11 +6,11 @@
 
 Three models: U-Net and encoder of Stable Diffusion 1.5's and of SDXL's sizes with random weights in half precision,
 both on the scene of configs/dreamfusion-sd.yaml (a hash grid, 512 samples a ray), and the shipped model on
-configs/dreamfusion-hash.yaml. For each, the U-Net as it is, in channels-last memory, compiled, and captured in CUDA
-graphs. Seconds are medians over rounds after a warm-up, with the quickest and the slowest. Two ratios against the
-sequential steps of the same U-Net: if all steps of a window were accepted, and with the stride that was measured,
-which with random weights says nothing about a trained model. No audits are taken. A row that does not fit in memory,
-or fails, says so, and the others go on. The table is printed, and all is written to ``--out`` after each row.
+configs/dreamfusion-pixel-hash.yaml. For each, the U-Net as it is, in channels-last memory, compiled, and captured in
+CUDA graphs. Seconds are medians over rounds after a warm-up, with the quickest and the slowest. Two ratios against the
+sequential steps of the same U-Net: if all steps of a window were accepted, and with the stride that was measured, which
+with random weights says nothing about a trained model. No audits are taken. A row that does not fit in memory, or
+fails, says so, and the others go on. The table is printed, and all is written to ``--out`` after each row.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def make(model: str, folder: Path, args: argparse.Namespace) -> tuple[Any, float
     """The process of a model's scene, and the tolerance of its config."""
     overrides = [f"device={args.device}", *(TINY_SCENE if args.tiny else [])]
     if model == "embedded-pixel":
-        chosen = experiment("hash", PROMPT, overrides)
+        chosen = experiment("pixel-hash", PROMPT, overrides)
         return make_process(chosen), chosen.config.parallel.tolerance
     device, half = torch.device(args.device), torch.device(args.device).type == "cuda"
     sizes = (TINY_SIZES if args.tiny else SIZES)[model]

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import cores_each, experiment, start_ranks, table
+from common import SCENES, cores_each, experiment, start_ranks, table
 
 import dreamprop as dp
 from dreamprop.distributed.communicator import Communicator
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scene", default="latent", help="latent, pixel, hash, or a config")
+    parser.add_argument("--scene", default="latent", help=f"{', '.join(SCENES)}, or a config")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--layout", default="replicated")
     parser.add_argument("--repeat", type=int, default=5)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, IdleWindows, Results, experiment, judged, prompts, table, views
+from common import ROOT, SCENES, IdleWindows, Results, experiment, judged, prompts, table, views
 from omegaconf import OmegaConf
 from shortened import overrides as shortened
 
@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scene", default="latent", help="latent, pixel, hash, or a config")
+    parser.add_argument("--scene", default="latent", help=f"{', '.join(SCENES)}, or a config")
     parser.add_argument("--kind", choices=KINDS, default="single", help="of prompts")
     parser.add_argument("--count", type=int, default=40, help="prompts; those of the kind `all` are counted")
     parser.add_argument(
