@@ -28,11 +28,12 @@ def overrides(tree: Mapping[str, Any], steps: int) -> list[str]:
         tree: the config, as YAML has it.
         steps: to take; what is divided is rounded, and stays in its order.
     """
-    factor = tree["trainer"]["max_steps"] / steps
+    most = tree["trainer"]["max_steps"]
+    factor = most / steps
     made = [f"trainer.max_steps={steps}"]
     for key, value in _leaves(tree):
         last = key.rpartition(".")[2]
-        if last in COUNTS and isinstance(value, int):
+        if last in COUNTS and isinstance(value, int) and value <= most:  # what is never reached stays so
             made.append(f"{key}={max(1, round(value / factor)) if value else 0}")
         elif last in MILESTONES:
             made.append(f"{key}={_list([round(v / factor) for v in value])}")

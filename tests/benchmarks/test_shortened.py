@@ -11,6 +11,7 @@ system:
     grid_size: [100, 100, 100]
     pos_encoding_config: {start_level: 8, start_step: 2000, update_steps: 500}
   material: {ambient_only_steps: 2001}
+  never: {start_step: 1000000000}
   guidance:
     max_step_percent: [5000, 0.98, 0.5, 5001]
     min_step_percent: 0.02
