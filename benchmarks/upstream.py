@@ -186,7 +186,8 @@ def report(args: argparse.Namespace, results: Results) -> str:
             audit = fast["audit"]
             lines.append(
                 [
-                    name, prompt, f"{named(first)} / {named(fast)}", f"{psnr_db(views[1], views[0]):.1f}",
+                    name, prompt, " / ".join(named(row) for row in done.values() if row),
+                    f"{psnr_db(views[1], views[0]):.1f}",
                     f"{psnr_db(shown(other), views[0]):.1f}" if other else "",
                     f"{fast['steps'] / fast['rounds']:.2f}", f"{fast['drifts'] / fast['steps']:.2f}",
                     f"{first['wall_seconds']:.0f} / {fast['wall_seconds']:.0f}",
@@ -196,8 +197,8 @@ def report(args: argparse.Namespace, results: Results) -> str:
     if rows:
         images.write_bytes(args.out / "upstream.png", images.png(images.side_by_side(torch.cat(rows))))
     header = [
-        "config", "prompt", "R-precision, sequential / accelerated", "dB to sequential", "dB of other noise",
-        "steps a round", "drifts a step", "seconds", "audit, median / worst",
+        "config", "prompt", "R-precision, sequential / accelerated / other noise", "dB to sequential",
+        "dB of other noise", "steps a round", "drifts a step", "seconds", "audit, median / worst",
     ]  # fmt: skip
     return table(header, lines)
 
