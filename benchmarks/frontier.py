@@ -1,7 +1,7 @@
 """Steps a round against fidelity: windows by tolerances by rules by predictors.
 
     python benchmarks/frontier.py --scene pixel
-    python benchmarks/frontier.py --scene hash
+    python benchmarks/frontier.py --scene pixel-hash
 
 For each setting: steps a round, drifts a step, and the PSNR of the result's views against the sequential run's, which
 lies between two marks. The yardstick is the PSNR between two sequential runs from the same first state with different

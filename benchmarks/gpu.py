@@ -6,7 +6,7 @@
 
 Three models: U-Net and encoder of Stable Diffusion 1.5's and of SDXL's sizes with random weights in half precision,
 both on the scene of configs/dreamfusion-sd.yaml (a hash grid, 512 samples a ray), and the shipped model on
-configs/dreamfusion-pixel-hash.yaml. For each, the U-Net as it is, in channels-last memory, compiled, and captured in
+configs/dreamfusion-hash.yaml. For each, the U-Net as it is, in channels-last memory, compiled, and captured in
 CUDA graphs. Seconds are medians over rounds after a warm-up, with the quickest and the slowest. Two ratios against the
 sequential steps of the same U-Net: if all steps of a window were accepted, and with the stride that was measured, which
 with random weights says nothing about a trained model. No audits are taken. A row that does not fit in memory, or
@@ -56,8 +56,8 @@ VERSIONS = ("dreamprop", "torch", "diffusers", "transformers", "nerfacc", "numpy
 def make(model: str, folder: Path, args: argparse.Namespace) -> tuple[Any, float]:
     """The process of a model's scene, and the tolerance of its config."""
     overrides = [f"device={args.device}", *(TINY_SCENE if args.tiny else [])]
-    if model == "embedded-pixel":
-        chosen = experiment("pixel-hash", PROMPT, overrides)
+    if model == "embedded":
+        chosen = experiment("latent-hash", PROMPT, overrides)
         return make_process(chosen), chosen.config.parallel.tolerance
     device, half = torch.device(args.device), torch.device(args.device).type == "cuda"
     sizes = (TINY_SIZES if args.tiny else SIZES)[model]
@@ -186,7 +186,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", help="cuda by default")
     parser.add_argument(
-        "--models", nargs="+", default=["sd15", "sdxl", "embedded-pixel"], choices=[*SIZES, "embedded-pixel"]
+        "--models", nargs="+", default=["sd15", "sdxl", "embedded"], choices=[*SIZES, "embedded"]
     )
     parser.add_argument(
         "--variants",

@@ -40,13 +40,13 @@ MESSAGES = 0.01
 
 STRIDES = {
     "hash": {8: 5.5, 16: 6.0, 32: 6.0, 64: 6.0},
-    "pixel": {8: 7.3, 16: 11.4, 32: 12.4, 64: 13.7},
-    "pixel, slow": {8: 7.7, 16: 14.3, 32: 21.4, 64: 33.3},
+    "voxel": {8: 7.3, 16: 11.4, 32: 12.4, 64: 13.7},
+    "voxel, slow": {8: 7.7, 16: 14.3, 32: 21.4, 64: 33.3},
 }
 """Steps a round by window, measured with benchmarks/frontier.py on the pixel model: the hash grid, 60 steps at
 rate 0.02, rule step 1; the voxel grid, 80 steps, rule step 1.5 (both in docs/benchmarks.md); the latter with small
 steps, one prompt, by --windows 8 16 32 64 --rules step:1.5 -- system.optimizer.args.lr=0.02 trainer.max_steps=300."""
-AT_SEVEN = {"hash": 4.6, "pixel": 5.7}
+AT_SEVEN = {"hash": 4.6, "voxel": 5.7}
 """The same at window 7 as published: --windows 7 --predictors hold --rules paper:30, the hash grid at rate 0.02."""
 
 PUBLISHED = {

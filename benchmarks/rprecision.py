@@ -4,8 +4,8 @@
     python benchmarks/rprecision.py --kind atop                            # 40 prompts of one object on another
     python benchmarks/rprecision.py --kind all                             # all 130 single objects, 40 atop another
     python benchmarks/rprecision.py --idle                                 # and at the windows of an idle device
-    python benchmarks/rprecision.py --sweep                         # learning rate by number of steps, sequential
-    python benchmarks/rprecision.py --alternative                         # fewer steps of an 8 times larger batch
+    python benchmarks/rprecision.py --sweep                                # learning rates by numbers of steps
+    python benchmarks/rprecision.py --alternative                          # fewer steps of an 8 times larger batch
 
 The judge's first choice among all prompts, pairs included, counts (R-precision, arXiv:2209.14988, section 4), over 24
 views of each result, eight around it from each of three heights; and the parts that it finds in them. Run it twice at
@@ -189,7 +189,8 @@ def main() -> None:
     results = Results(args.out)
     mine, of = (int(x) for x in args.shard.split("/"))
     everything = [prompt for those in asked(args.kind, args.count, args.skip).values() for prompt in those]
-    work = [(setting, prompt) for prompt in everything for setting in settings(args)]
+    rows = settings(args)
+    work = [(setting, prompt) for prompt in everything for setting in rows]
     for setting, prompt in [] if args.report else work[mine::of]:
         measure(args, results, setting, prompt)
     print(report(args, results))

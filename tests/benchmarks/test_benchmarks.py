@@ -197,7 +197,7 @@ def gpu(bench: Bench, out: Path, *arguments: str, status: int = 0) -> list[dict[
 def test_gpu_on_a_cpu(bench: Bench, tmp_path: Path) -> None:
     rows = gpu(bench, tmp_path / "gpu.json", "--variants", "channels-last", "--windows", "2")
     assert [(row["model"], row["window"]) for row in rows] == [
-        (model, window) for model in ("sd15", "sdxl", "embedded-pixel") for window in (None, 2)
+        (model, window) for model in ("sd15", "sdxl", "embedded") for window in (None, 2)
     ]
     for row in rows:
         assert "error" not in row
@@ -222,7 +222,7 @@ def test_gpu_reports_what_fails_and_goes_on(
     import rounds
     import torch
 
-    few = ["--models", "embedded-pixel", "--variants", "eager", "--windows", "1", "2"]
+    few = ["--models", "embedded", "--variants", "eager", "--windows", "1", "2"]
     real = rounds.measure
 
     def measure(process: Any, first: Any, window: int | None, *rest: Any, **options: Any) -> dict[str, Any]:

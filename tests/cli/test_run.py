@@ -1,6 +1,7 @@
 """A run writes what the design says, where it says, and nowhere else."""
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -204,7 +205,10 @@ def test_a_preview_is_drawn_on_the_way(cli: Cli, monkeypatch: pytest.MonkeyPatch
     from dreamprop.runs.artifacts import images
 
     write = images.write_bytes
-    monkeypatch.setattr(images, "write_bytes", lambda path, data: seen.append(path.name) or write(path, data))
-    assert cli("--train", "output.preview_every_n_steps=10") == 0
-    assert seen.count("preview.png") == 3
+    monkeypatch.setattr(
+        images, "write_bytes", lambda path, data: seen.append((path.name, data)) or write(path, data)
+    )
+    assert cli("--train", "output.preview_every_n_steps=10", "output.preview_size=16") == 0
+    previews = [Image.open(io.BytesIO(data)) for name, data in seen if name == "preview.png"]
+    assert [picture.size for picture in previews] == [(4 * 16, 16)] * 3
     assert not (FOLDER / "preview.png").exists()
