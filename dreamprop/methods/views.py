@@ -10,7 +10,7 @@ from dreamprop.methods.config import DataConfig
 from dreamprop.scenes import cameras
 from dreamprop.scenes.field import stack
 from dreamprop.scenes.rendered import PictureSpec, Rendered
-from dreamprop.scenes.scene import Scene
+from dreamprop.scenes.scene import Scene, own
 from dreamprop.state import State
 
 CHUNK = 1 << 22
@@ -39,7 +39,8 @@ def around(
         elevation: of the cameras in degrees.
     """
     device = next(iter(state.params.values())).device
-    params, buffers = stack([state.params]), stack([state.buffers])
+    params = stack([own(scene, state.params)])
+    buffers = scene.settled(params, stack([state.buffers]))
     azimuth = torch.arange(num_views, device=device) * (360.0 / num_views)
     for part in azimuth.split(max(1, CHUNK // (width * height * scene.cost(final=True)))):
         view = cameras.orbit(

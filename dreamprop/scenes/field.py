@@ -70,6 +70,10 @@ class Field(Protocol):
         """Whether `update_occupancy` looks at the parameters that enter a step."""
         ...
 
+    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
+        """Buffers of W states as pictures of a result need them: nothing lags behind the parameters."""
+        ...
+
     def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:
         """Parameters and moments of one state at another resolution."""
         ...

@@ -22,6 +22,9 @@ from dreamprop.scenes.field import Sampled, Tensors
 from dreamprop.utils.grid_encoding import PRIMES, Part, cell, dense_rows, gather, hashed_rows, weights
 from dreamprop.utils.transfer import to_device
 
+SETTLED_CELLS = 64
+"""Occupancy cells along a side for pictures of a result, where a survey pays: half of the samples are left of what a
+drift takes, and what is left out is less."""
 TABLE, LAYER, OCCUPANCY = "geometry.encoding", "geometry.network.{}", "geometry.occupancy"
 
 
@@ -147,6 +150,14 @@ class HashGrid:
     def updates_occupancy(self, step: int) -> bool:
         """Whether the way into a step refreshes the occupancy: at every multiple of `every`."""
         return step % self.every == 0
+
+    @torch.no_grad()
+    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
+        """The densities in the middle of smaller cells, as they are and not as they are remembered."""
+        line = (torch.arange(SETTLED_CELLS, device=params[TABLE].device) + 0.5) * (2 / SETTLED_CELLS) - 1
+        points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(1, -1, 3)
+        found, _ = self._query(params, (points * self.radius).expand(len(params[TABLE]), -1, -1))
+        return {**buffers, OCCUPANCY: found.view(-1, *(SETTLED_CELLS,) * 3)}
 
     @torch.no_grad()
     def _peak(self, params: Tensors, generator: torch.Generator) -> Tensor:

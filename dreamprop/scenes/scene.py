@@ -65,6 +65,10 @@ class Scene(Protocol):
         """
         ...
 
+    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
+        """Buffers of W states as pictures of a result need them: nothing lags behind the parameters."""
+        ...
+
     def gather(self, buffers: Tensors, told: Mapping[str, Tensor], step: int) -> Tensors:
         """Buffers of the state that entered a step after an update with what its drift told (`Watched`)."""
         ...

@@ -67,6 +67,10 @@ class Volume:
             prune_alpha=self.renderer.prune_alpha,
         )
 
+    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
+        """The field's own."""
+        return self.field.settled(params, buffers)
+
     def gather(self, buffers: Tensors, told: Mapping[str, Tensor], step: int) -> Tensors:
         """The buffers as they are: a field's drifts tell nothing but gradients."""
         return buffers

@@ -100,6 +100,10 @@ class VoxelGrid:
         """Whether the way into a step refreshes the occupancy; here no step does."""
         return False
 
+    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
+        """The buffers as they are: there are none."""
+        return buffers
+
     def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:
         """Parameters and moments of one state on a grid of other vertices, both interpolated."""
         return grow_params(params, resolution), grow_moments(moments, resolution)

@@ -147,6 +147,22 @@ def test_pictures_of_a_result_are_deterministic_and_complete(folder: Path) -> No
     assert process.bound == 1.0
 
 
+@pytest.mark.parametrize("particles", [1, 2])
+def test_pictures_of_a_hash_grid_show_what_it_is_and_not_what_it_remembers(
+    folder: Path, particles: int
+) -> None:
+    process = make(folder, "implicit-volume", num_particles=particles)
+    state = process.init()
+    memory = state.buffers["geometry.occupancy"]
+    forgotten, everywhere = (
+        process.render_views(replace(state, buffers={"geometry.occupancy": told}), 2, 16, 16)
+        for told in (torch.zeros_like(memory), torch.full_like(memory, 100.0))
+    )
+    assert torch.equal(forgotten, everywhere)
+    assert torch.equal(forgotten, process.render_views(state, 2, 16, 16))
+    assert forgotten.std() > 0.01  # the blob is there
+
+
 def test_opacity_tells_whether_anything_is_left(folder: Path) -> None:
     process = make(folder)
     full = process.init()

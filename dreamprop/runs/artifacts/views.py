@@ -34,12 +34,15 @@ def write_pictures(process: Any, state: State, output: OutputConfig, place: Path
     Raises:
         InputError: the disk refused.
     """
-    size = output.turntable_size
-    views = views_of(process, state, output)
-    images.write_bytes(place / "views.png", images.png(images.side_by_side(views)))
+    size, count = output.turntable_size, output.turntable_frames
     frames = process.render_views(
-        state, num_views=output.turntable_frames, width=size, height=size, elevation=output.elevation
-    )
+        state, num_views=count, width=size, height=size, elevation=output.elevation
+    ).cpu()
+    if size == output.view_size and count % output.views == 0:
+        views = frames[:: count // output.views]  # the turntable passes by
+    else:
+        views = views_of(process, state, output)
+    images.write_bytes(place / "views.png", images.png(images.side_by_side(views)))
     images.write_turntable(place, frames, output.turntable_fps)
     return views
 

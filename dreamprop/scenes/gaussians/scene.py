@@ -104,6 +104,10 @@ class Gaussians:
         watched = ScreenSpace(seen.means, seen.radii, (spec.width, spec.height))
         return Rendered(seen.color, seen.opacity, None, None, watched)
 
+    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
+        """The buffers as they are: pictures read none."""
+        return buffers
+
     def gather(self, buffers: Tensors, told: Mapping[str, Tensor], step: int) -> Tensors:
         """Buffers with the counts of one more drift."""
         return density_control.count(buffers, told) if self.config.counted(step) else buffers
