@@ -44,7 +44,7 @@ def strip(process: Any, state: dp.State, size: int) -> Tensor:
 def show(args: argparse.Namespace, results: Results, prompt: str) -> dict[str, Any]:
     """Solve a prompt in both ways, write its row of pictures, and return what is said of it."""
     name = prompt.replace(" ", "_")
-    key = {"scene": args.scene, "prompt": prompt, "extra": args.overrides}
+    key = {"scene": args.scene, "prompt": prompt, "size": args.size, "extra": args.overrides}
     picture = args.out / f"gallery-{name}.png"
     if (found := results.find(**key)) and picture.exists():
         return found
@@ -86,7 +86,7 @@ def page(args: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
     ]
     told = []
     for row in rows:
-        lines += [f"![{row['prompt']}]({row['picture']})", ""]
+        lines += [f"**{row['prompt']}**", "", f"![{row['prompt']}]({row['picture']})", ""]
         told.append(
             [
                 row["prompt"],
@@ -105,7 +105,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scene", default="latent", help=f"{', '.join(SCENES)}, or a config")
-    parser.add_argument("--count", type=int, default=10, help="prompts with one object")
+    parser.add_argument(
+        "--count", type=int, default=13, help="prompts with one object, one of each shape first"
+    )
     parser.add_argument("--pairs", type=int, default=len(PAIRS), help="prompts with two objects")
     parser.add_argument("--size", type=int, default=256, help="pixels along a side of a picture")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the page and its pictures")

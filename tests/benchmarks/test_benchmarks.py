@@ -77,6 +77,7 @@ def test_gallery(bench: Bench, tmp_path: Path) -> None:
     page = (tmp_path / "gallery.md").read_text()
     pictures = sorted(path.name for path in tmp_path.glob("*.png"))
     assert len(pictures) == 2 and all(f"]({name})" in page for name in pictures)
+    assert "\n**a red cube on top of a blue cylinder**\n\n![" in page
 
 
 def test_drift(bench: Bench) -> None:
