@@ -1,10 +1,10 @@
-"""threestudio's own Stable Diffusion configs on the embedded weights: sequential, accelerated, and with other noise.
+"""threestudio's own Stable Diffusion configs on the embedded weights: sequential and accelerated, with two noises.
 
     python benchmarks/upstream.py --threestudio PATH
     python benchmarks/upstream.py --threestudio PATH --configs dreamfusion-sd --prompts "a red torus" --steps 300
 
 Each config keeps its systems, losses, learning rates and schedules; its steps and all its milestones are divided by the
-same number, and `SMALL` makes it small enough for a CPU. The three runs of a config and a prompt start from the same
+same number, and `SMALL` makes it small enough for a CPU. The four runs of a config and a prompt start from the same
 weights. Every run that is done is kept in the folder `--out`; the same command goes on behind it. At the end there is
 the table, and `upstream.png` beside the runs: a row for each prompt, four views of the sequential result and the same
 four of the accelerated one.
@@ -45,7 +45,12 @@ from dreamprop.utils.atomic_io import replacing
 
 PROMPTS = ("a red torus", "a green mug", "a blue house")
 WINDOW = 8
-WAYS = {"sequential": (True, 0), "accelerated": (False, 0), "other noise": (True, 1)}
+WAYS = {
+    "sequential": (True, 0),
+    "accelerated": (False, 0),
+    "other noise": (True, 1),
+    "other noise, accelerated": (False, 1),
+}
 """The runs of a config and a prompt: whether step by step, and what is added to the seed of the draws."""
 SIZE = 64
 """Side in pixels of what is rendered."""
@@ -177,7 +182,7 @@ def report(args: argparse.Namespace, results: Results) -> str:
         for prompt in args.prompts:
             key = key_of(args, name, prompt)
             done = {way: results.find(**key, way=way) for way in WAYS}
-            first, fast, other = done.values()
+            first, fast, other, _ = done.values()
             if first is None or fast is None:
                 continue
             views = shown(first), shown(fast)
@@ -186,7 +191,8 @@ def report(args: argparse.Namespace, results: Results) -> str:
             audit = fast["audit"]
             lines.append(
                 [
-                    name, prompt, " / ".join(named(row) for row in done.values() if row),
+                    name, prompt, " / ".join(map(named, (first, fast))),
+                    " / ".join(named(row) for way, row in done.items() if row and WAYS[way][1]),
                     f"{psnr_db(views[1], views[0]):.1f}",
                     f"{psnr_db(shown(other), views[0]):.1f}" if other else "",
                     f"{fast['steps'] / fast['rounds']:.2f}", f"{fast['drifts'] / fast['steps']:.2f}",
@@ -197,7 +203,7 @@ def report(args: argparse.Namespace, results: Results) -> str:
     if rows:
         images.write_bytes(args.out / "upstream.png", images.png(images.side_by_side(torch.cat(rows))))
     header = [
-        "config", "prompt", "R-precision, sequential / accelerated / other noise", "dB to sequential",
+        "config", "prompt", "R-precision, sequential / accelerated", "with other noise", "dB to sequential",
         "dB of other noise", "steps a round", "drifts a step", "seconds", "audit, median / worst",
     ]  # fmt: skip
     return table(header, lines)
