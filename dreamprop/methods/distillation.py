@@ -9,7 +9,7 @@ Legend: W states, H and V pixels down and across.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -170,7 +170,7 @@ class Distillation(Process):
 
     def _around(
         self, state: State, num_views: int, width: int, height: int, elevation: float
-    ) -> Iterator[Rendered]:
+    ) -> list[Rendered]:
         return views.around(
             self.scene,
             state,

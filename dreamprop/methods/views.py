@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from dreamprop.methods.config import DataConfig
 from dreamprop.scenes import cameras
@@ -12,12 +13,12 @@ from dreamprop.scenes.field import stack
 from dreamprop.scenes.rendered import PictureSpec, Rendered
 from dreamprop.scenes.scene import Scene, own
 from dreamprop.state import State
+from dreamprop.utils.cpu_threads import over_cores, split_over_cores
 
 CHUNK = 1 << 22
 """Samples rendered at a time for pictures."""
 
 
-@torch.no_grad()
 def around(
     scene: Scene,
     state: State,
@@ -27,8 +28,9 @@ def around(
     width: int,
     height: int,
     elevation: float,
-) -> Iterator[Rendered]:
-    """Render a state from even azimuths, the first from the front, as many pictures at a time as fit in memory.
+) -> list[Rendered]:
+    """Render a state from even azimuths, the first from the front, as many pictures at a time as fit in memory; on a
+    CPU, some on each of its cores.
 
     Args:
         scene: what the parameters mean.
@@ -41,13 +43,22 @@ def around(
     device = next(iter(state.params.values())).device
     params = stack([own(scene, state.params)])
     buffers = scene.settled(params, stack([state.buffers]))
-    azimuth = torch.arange(num_views, device=device) * (360.0 / num_views)
-    for part in azimuth.split(max(1, CHUNK // (width * height * scene.cost(final=True)))):
+
+    @torch.no_grad()
+    def render(azimuth: Tensor) -> Rendered:
         view = cameras.orbit(
-            torch.full_like(part, elevation),
-            part,
-            torch.full_like(part, sum(data.camera_distance_range) / 2),
-            torch.full_like(part, sum(data.fovy_range) / 2),
+            torch.full_like(azimuth, elevation),
+            azimuth,
+            torch.full_like(azimuth, sum(data.camera_distance_range) / 2),
+            torch.full_like(azimuth, sum(data.fovy_range) / 2),
         )
-        shift = torch.full((1, len(part) * height * width), 0.5, device=device)
-        yield scene.render(params, buffers, PictureSpec(view, height, width, shift, final=True))
+        shift = torch.full((1, len(azimuth) * height * width), 0.5, device=device)
+        return scene.render(params, buffers, PictureSpec(view, height, width, shift, final=True))
+
+    def render_all(parts: Sequence[Tensor]) -> list[Rendered]:
+        return [render(azimuth) for azimuth in parts]
+
+    azimuth = torch.arange(num_views, device=device) * (360.0 / num_views)
+    parts = azimuth.split(max(1, CHUNK // (width * height * scene.cost(final=True))))
+    shares = split_over_cores(parts, device)
+    return [seen for share in over_cores(render_all, shares) for seen in share]
