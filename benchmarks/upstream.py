@@ -169,10 +169,28 @@ def shown(row: dict[str, Any]) -> Tensor:
     return load_file(Path(row["place"]) / "views.safetensors")["views"]
 
 
-def named(row: dict[str, Any]) -> str:
-    """How often the judge names the prompt."""
-    judge = row["judge"]
-    return "" if judge is None else f"{judge['r_precision']:.2f}"
+def named(*rows: dict[str, Any] | None) -> str:
+    """How often the judge names the prompt, in the runs that are done and that it can judge."""
+    return " / ".join(f"{row['judge']['r_precision']:.2f}" for row in rows if row and row["judge"])
+
+
+def means(args: argparse.Namespace, results: Results) -> str:
+    """R-precision by config, over its prompts and over the noises with which both runs are done."""
+    lines = []
+    for name in args.configs:
+        pairs = []
+        for prompt in args.prompts:
+            key = key_of(args, name, prompt)
+            first, fast, other, other_fast = (results.find(**key, way=way) for way in WAYS)
+            pairs += [
+                pair
+                for pair in ((first, fast), (other, other_fast))
+                if all(row and row["judge"] for row in pair)
+            ]
+        found = [[row["judge"]["r_precision"] for row in rows] for rows in zip(*pairs, strict=True)]
+        if found:
+            lines.append([name, str(len(pairs)), *(f"{sum(each) / len(each):.2f}" for each in found)])
+    return table(["config", "pairs of runs", "R-precision, sequential", "accelerated"], lines)
 
 
 def report(args: argparse.Namespace, results: Results) -> str:
@@ -182,7 +200,7 @@ def report(args: argparse.Namespace, results: Results) -> str:
         for prompt in args.prompts:
             key = key_of(args, name, prompt)
             done = {way: results.find(**key, way=way) for way in WAYS}
-            first, fast, other, _ = done.values()
+            first, fast, other, other_fast = done.values()
             if first is None or fast is None:
                 continue
             views = shown(first), shown(fast)
@@ -191,8 +209,7 @@ def report(args: argparse.Namespace, results: Results) -> str:
             audit = fast["audit"]
             lines.append(
                 [
-                    name, prompt, " / ".join(map(named, (first, fast))),
-                    " / ".join(named(row) for way, row in done.items() if row and WAYS[way][1]),
+                    name, prompt, named(first, fast), named(other, other_fast),
                     f"{psnr_db(views[1], views[0]):.1f}",
                     f"{psnr_db(shown(other), views[0]):.1f}" if other else "",
                     f"{fast['steps'] / fast['rounds']:.2f}", f"{fast['drifts'] / fast['steps']:.2f}",
@@ -237,7 +254,7 @@ def main() -> None:
                 for way in WAYS:
                     print(f"{name}, {prompt}, {way}", flush=True)
                     measure(args, results, name, prompt, way)
-    print(report(args, results))
+    print(report(args, results), means(args, results), sep="\n\n")
 
 
 if __name__ == "__main__":

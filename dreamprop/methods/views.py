@@ -16,7 +16,7 @@ from dreamprop.state import State
 from dreamprop.utils.cpu_threads import over_cores, split_over_cores
 
 CHUNK = 1 << 22
-"""Samples rendered at a time for pictures."""
+"""Samples rendered at a time for pictures, on a CPU by each core."""
 
 
 def around(
@@ -42,10 +42,18 @@ def around(
     """
     device = next(iter(state.params.values())).device
     params = stack([own(scene, state.params)])
-    buffers = scene.settled(params, stack([state.buffers]))
+    buffers = scene.final_buffers(params, stack([state.buffers]))
+
+    together = max(1, CHUNK // (width * height * scene.cost(final=True)))
 
     @torch.no_grad()
-    def render(azimuth: Tensor) -> Rendered:
+    def render(share: Sequence[int]) -> list[Rendered]:
+        return [
+            picture(part)
+            for part in (torch.tensor(share, device=device) * (360.0 / num_views)).split(together)
+        ]
+
+    def picture(azimuth: Tensor) -> Rendered:
         view = cameras.orbit(
             torch.full_like(azimuth, elevation),
             azimuth,
@@ -55,10 +63,5 @@ def around(
         shift = torch.full((1, len(azimuth) * height * width), 0.5, device=device)
         return scene.render(params, buffers, PictureSpec(view, height, width, shift, final=True))
 
-    def render_all(parts: Sequence[Tensor]) -> list[Rendered]:
-        return [render(azimuth) for azimuth in parts]
-
-    azimuth = torch.arange(num_views, device=device) * (360.0 / num_views)
-    parts = azimuth.split(max(1, CHUNK // (width * height * scene.cost(final=True))))
-    shares = split_over_cores(parts, device)
-    return [seen for share in over_cores(render_all, shares) for seen in share]
+    shares = split_over_cores(range(num_views), device)
+    return [seen for share in over_cores(render, shares) for seen in share]

@@ -70,7 +70,7 @@ class Field(Protocol):
         """Whether `update_occupancy` looks at the parameters that enter a step."""
         ...
 
-    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
+    def final_buffers(self, params: Tensors, buffers: Tensors) -> Tensors:
         """Buffers of W states as pictures of a result need them: nothing lags behind the parameters."""
         ...
 

@@ -22,9 +22,8 @@ from dreamprop.scenes.field import Sampled, Tensors
 from dreamprop.utils.grid_encoding import PRIMES, Part, cell, dense_rows, gather, hashed_rows, weights
 from dreamprop.utils.transfer import to_device
 
-SETTLED_CELLS = 64
-"""Occupancy cells along a side for pictures of a result, where a survey pays: half of the samples are left of what a
-drift takes, and what is left out is less."""
+FINAL_CELLS = 64
+"""Occupancy cells along a side for pictures of a result: many samples are spared for one look at the field."""
 TABLE, LAYER, OCCUPANCY = "geometry.encoding", "geometry.network.{}", "geometry.occupancy"
 
 
@@ -151,23 +150,22 @@ class HashGrid:
         """Whether the way into a step refreshes the occupancy: at every multiple of `every`."""
         return step % self.every == 0
 
-    @torch.no_grad()
-    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
+    def final_buffers(self, params: Tensors, buffers: Tensors) -> Tensors:
         """The densities in the middle of smaller cells, as they are and not as they are remembered."""
-        line = (torch.arange(SETTLED_CELLS, device=params[TABLE].device) + 0.5) * (2 / SETTLED_CELLS) - 1
-        points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(1, -1, 3)
-        found, _ = self._query(params, (points * self.radius).expand(len(params[TABLE]), -1, -1))
-        return {**buffers, OCCUPANCY: found.view(-1, *(SETTLED_CELLS,) * 3)}
+        return {**buffers, OCCUPANCY: self._survey(params, FINAL_CELLS, torch.tensor(0.5))}
+
+    def _peak(self, params: Tensors, generator: torch.Generator) -> Tensor:
+        inside = torch.rand(self.cells**3, 3, generator=generator)
+        return self._survey({name: p[None] for name, p in params.items()}, self.cells, inside)[0]
 
     @torch.no_grad()
-    def _peak(self, params: Tensors, generator: torch.Generator) -> Tensor:
-        device = params[TABLE].device
-        line = torch.arange(self.cells)
+    def _survey(self, params: Tensors, cells: int, inside: Tensor) -> Tensor:
+        """The density [W, G, G, G] at a point of each of G^3 cells; `inside`, in [0, 1), says where in the cell."""
+        line = torch.arange(cells)
         low = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)
-        inside = torch.rand(low.shape, generator=generator)
-        points = to_device(((low + inside) * (2 / self.cells) - 1) * self.radius, device)
-        found, _ = self._query({name: p[None] for name, p in params.items()}, points[None])
-        return found.view((self.cells,) * 3)
+        points = to_device(((low + inside) * (2 / cells) - 1) * self.radius, params[TABLE].device)
+        found, _ = self._query(params, points.expand(len(params[TABLE]), -1, -1))
+        return found.view(-1, *(cells,) * 3)
 
     def grow(self, params: Tensors, moments: Tensors, resolution: int) -> tuple[Tensors, Tensors]:
         """Whether ``grow`` changes the resolution; a hash grid has one size."""

@@ -78,10 +78,10 @@ class Particles:
             return rendered
         return replace(rendered, orientation=self._mean(rendered.orientation))
 
-    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
-        """The particles' own."""
-        found = self.scene.settled(_apart(params), _apart(buffers))
-        return {name: t.unflatten(0, (-1, self.num_particles)) for name, t in found.items()}
+    def final_buffers(self, params: Tensors, buffers: Tensors) -> Tensors:
+        """Those of the first, which is all that is shown."""
+        found = self.scene.final_buffers(self._first(params), self._first(buffers))
+        return {name: t[:, None] for name, t in found.items()}
 
     def gather(self, buffers: Tensors, told: Mapping[str, Tensor], step: int) -> Tensors:
         """The buffers as they are: the drift of a scene of known sizes tells nothing but gradients."""

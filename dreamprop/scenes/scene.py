@@ -65,7 +65,7 @@ class Scene(Protocol):
         """
         ...
 
-    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
+    def final_buffers(self, params: Tensors, buffers: Tensors) -> Tensors:
         """Buffers of W states as pictures of a result need them: nothing lags behind the parameters."""
         ...
 

@@ -67,9 +67,9 @@ class Volume:
             prune_alpha=self.renderer.prune_alpha,
         )
 
-    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
-        """The field's own."""
-        return self.field.settled(params, buffers)
+    def final_buffers(self, params: Tensors, buffers: Tensors) -> Tensors:
+        """The field's own, where samples are skipped at all."""
+        return self.field.final_buffers(params, buffers) if self.renderer.prune_alpha > 0 else buffers
 
     def gather(self, buffers: Tensors, told: Mapping[str, Tensor], step: int) -> Tensors:
         """The buffers as they are: a field's drifts tell nothing but gradients."""

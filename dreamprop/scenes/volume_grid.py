@@ -100,7 +100,7 @@ class VoxelGrid:
         """Whether the way into a step refreshes the occupancy; here no step does."""
         return False
 
-    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
+    def final_buffers(self, params: Tensors, buffers: Tensors) -> Tensors:
         """The buffers as they are: there are none."""
         return buffers
 

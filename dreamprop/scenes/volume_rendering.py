@@ -33,8 +33,8 @@ def prune_density(prune_alpha: float, radius: float) -> float:
         alpha = 1 - exp(-sigma 2 radius / 32)
 
     It does not depend on how many samples a ray has: what is skipped is the same at any quality, but for the size of
-    the cells, which are smaller for pictures of a result (`Scene.settled`). A ray loses an optical depth of at most
-    `-32 log(1 - alpha)`, about 0.3 at alpha = 0.01.
+    the cells, which are smaller for pictures of a result (`Scene.final_buffers`). A ray loses an optical depth of at
+    most `-32 log(1 - alpha)`, about 0.3 at alpha = 0.01.
     """
     return -math.log1p(-prune_alpha) * PRUNE_PARTS / (2 * radius)
 

@@ -104,7 +104,7 @@ class Gaussians:
         watched = ScreenSpace(seen.means, seen.radii, (spec.width, spec.height))
         return Rendered(seen.color, seen.opacity, None, None, watched)
 
-    def settled(self, params: Tensors, buffers: Tensors) -> Tensors:
+    def final_buffers(self, params: Tensors, buffers: Tensors) -> Tensors:
         """The buffers as they are: pictures read none."""
         return buffers
 
